@@ -1,0 +1,232 @@
+r"""ptune's attention: each sequence of a pack for itself, with its deep prompt in front.
+
+    softmax( q [P_k ; k]^T / sqrt(d) + mask ) [P_v ; v]          P-tuning v2, arXiv:2110.07602, 2.2
+
+Two functions are registered with transformers' attention interface. `packed` follows the groups of
+a batch (`ptune.batch`); `by_rows` serves `generate`: it puts the prompt of each row in front of the
+keys that the model's cache gave, and leaves the rest to transformers. Both are exact: no state
+outside the pass, no mask over the whole pack, a prompt seen through any sliding window.
+
+Dropout inside attention is left out on purpose: the backbone is frozen and in eval mode.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+from ptune.errors import BackboneError
+from ptune.inject.call import Bank, Call, Seen
+
+PACKED = "ptune_packed"
+BY_ROWS = "ptune_rows"
+
+# As attention modules pass them to the interface. Keys may have fewer heads than queries, and values
+# another width than keys.
+Queries = Float[Tensor, "lines heads tokens head_dim"]
+Keys = Float[Tensor, "lines kv_heads keys head_dim"]
+Values = Float[Tensor, "lines kv_heads keys value_dim"]
+Answers = Float[Tensor, "lines tokens heads value_dim"]
+Flat = Float[Tensor, "flat heads head_dim"]
+
+
+def register() -> None:
+    """Make both functions known to transformers; no mask is built for packed batches."""
+    AttentionInterface.register(PACKED, packed)
+    AttentionInterface.register(BY_ROWS, by_rows)
+    AttentionMaskInterface.register(BY_ROWS, _mask_by_rows)
+
+
+def _mask_by_rows(*args: Any, **kwargs: Any) -> Tensor | None:
+    # `None` would stand for "causal", which a prompt in front of the keys no longer is.
+    kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
+    return sdpa_mask(*args, **kwargs)
+
+
+def packed(
+    module: nn.Module,
+    query: Queries,
+    key: Keys,
+    value: Values,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Answers, None]:
+    """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks."""
+    injection = module.__dict__["_ptune"]
+    call: Call = injection.call
+    assert call.batch is not None
+    site = injection.site(module)
+    causal, window = is_causal(module, kwargs), kwargs.get("sliding_window")
+    if call.record is not None:
+        call.record.append((module, _record(key, value, causal, window)))
+    lines, _, tokens, _ = query.shape
+    bank = None if site is None else call.banks.get(site)
+    flat_query, flat_key, flat_value = _flat(query), _flat(key), _flat(value)
+    if bank is not None:
+        flat_key = torch.cat([bank.keys.to(flat_key), flat_key])
+        flat_value = torch.cat([bank.values.to(flat_value), flat_value])
+    answers = []
+    for index, group in enumerate(call.batch.groups):
+        seen = call.seen(index, bank, causal, window)
+        answer = attend(
+            _take(flat_query, group.query_at),
+            _take(flat_key, seen.key_at),
+            _take(flat_value, seen.key_at),
+            seen,
+            scaling=scaling,
+            softcap=kwargs.get("softcap"),
+            slopes=kwargs.get("alibi_slopes"),
+            sinks=kwargs.get("s_aux"),
+        )
+        answers.append(answer.transpose(1, 2).flatten(0, 1))
+    flat = answers[0] if len(answers) == 1 else torch.cat(answers)
+    return flat.index_select(0, call.batch.order).view(lines, tokens, *flat.shape[1:]), None
+
+
+def is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Whether a module's queries see only what came before, as transformers decides it."""
+    given = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def _record(key: Keys, value: Values, causal: bool, window: int | None) -> dict[str, object]:
+    return {"keys": key.detach(), "values": value.detach(), "causal": causal, "window": window}
+
+
+def _flat(heads: Queries) -> Flat:
+    return heads.transpose(1, 2).flatten(0, 1)
+
+
+def _take(flat: Flat, at: Int[Tensor, "lines tokens"]) -> Queries:
+    taken = flat.index_select(0, at.flatten())
+    return taken.view(*at.shape, *flat.shape[1:]).transpose(1, 2)
+
+
+def attend(
+    query: Queries,
+    key: Keys,
+    value: Values,
+    seen: Seen,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    slopes: Float[Tensor, " heads"] | None = None,
+    sinks: Float[Tensor, " heads"] | None = None,
+) -> Float[Tensor, "lines heads tokens value_dim"]:
+    """Masked attention of one group.
+
+    Args:
+        scaling: of the scores; None is `1 / sqrt(head_dim)`.
+        softcap: scores become `softcap * tanh(score / softcap)` (Gemma 2, arXiv:2408.00118).
+        slopes: ALiBi: `- slope * distance` is added (arXiv:2108.12409).
+        sinks: one more score a head that takes softmax mass and gives nothing (gpt-oss).
+    """
+    groups = query.shape[1] // key.shape[1]
+    mask: Tensor = seen.allowed[:, None]
+    if slopes is not None:
+        bias = -slopes.view(1, -1, 1, 1) * seen.distance[:, None]
+        mask = bias.to(query.dtype).masked_fill(~mask, float("-inf"))
+    if softcap is not None or sinks is not None:
+        return _attend_by_hand(query, key, value, mask, scaling, softcap, sinks)
+    if groups == 1:
+        return functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    # Grouped heads: stack the queries that share a key head instead of copying the keys.
+    rows, heads, tokens, width = query.shape
+    stacked = query.reshape(rows, heads // groups, groups * tokens, width)
+    if slopes is None:
+        mask = mask.repeat(1, 1, groups, 1)
+    else:
+        mask = mask.reshape(rows, heads // groups, groups * tokens, -1)
+    answer = functional.scaled_dot_product_attention(stacked, key, value, mask, scale=scaling)
+    return answer.reshape(rows, heads, tokens, -1)
+
+
+def _attend_by_hand(
+    query: Queries,
+    key: Keys,
+    value: Values,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Float[Tensor, " heads"] | None,
+) -> Float[Tensor, "lines heads tokens value_dim"]:
+    """What no fused kernel computes: capped scores, and sinks beside the keys."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask.dtype == torch.bool:
+        # The lowest number, not -inf: a padding row of `generate` may see no key at all.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    if sinks is not None:
+        beside = sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, beside.to(scores)], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return weights[..., : key.shape[2]] @ value
+
+
+def by_rows(
+    module: nn.Module,
+    query: Queries,
+    key: Keys,
+    value: Values,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Answers, None]:
+    """Attention of ordinary rows, each with its deep prompt in front of the model's own keys."""
+    injection = module.__dict__["_ptune"]
+    call: Call = injection.call
+    site = injection.site(module)
+    bank = None if site is None else call.banks.get(site)
+    slopes = kwargs.pop("alibi_slopes", None)
+    if attention_mask is None:
+        raise BackboneError(
+            f"{type(module).__name__}: the model gave its attention no mask, so a prompt cannot be "
+            "put in front of its keys. ptune works with models that build their masks through "
+            "transformers' masking_utils."
+        )
+    if bank is not None:
+        key, value, attention_mask = _in_front(call, bank, key, value, attention_mask, slopes)
+    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+        kwargs.pop("dropout", None)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    answer = _attend_by_hand(
+        query, key, value, attention_mask, scaling, kwargs.get("softcap"), kwargs.get("s_aux")
+    )
+    return answer.transpose(1, 2), None
+
+
+def _in_front(
+    call: Call,
+    bank: Bank,
+    key: Keys,
+    value: Values,
+    mask: Tensor,
+    slopes: Float[Tensor, " heads"] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    assert call.rows is not None
+    # `generate` repeats every row for its beams or samples, neighbours first.
+    rows = call.rows.repeat_interleave(key.shape[0] // len(call.rows))
+    at, real = bank.at[rows], bank.real[rows]
+    key = torch.cat([_take(bank.keys.to(key), at), key], dim=2)
+    value = torch.cat([_take(bank.values.to(value), at), value], dim=2)
+    shape = (*mask.shape[:3], at.shape[1])
+    front: Tensor = real[:, None, None, :].expand(shape)
+    if mask.dtype != torch.bool:
+        bias = torch.zeros(shape, dtype=mask.dtype, device=mask.device)
+        if slopes is not None:
+            bias = bias + (slopes.view(1, -1, 1, 1) * bank.place[rows][:, None, None, :]).to(bias)
+        front = bias.masked_fill(~front, torch.finfo(mask.dtype).min)
+    return key, value, torch.cat([front, mask], dim=3)

@@ -1,0 +1,143 @@
+"""One forward pass, as the hooks and the attention of a backbone see it.
+
+A `Call` is either packed (it has a batch, whose groups say who sees whom) or by rows (as in
+`generate`: ordinary padded rows with a cache, each with its prompt). Which of the backbone's sites
+is being computed follows from the module and from how often it was called in this pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ptune.batch import Batch, Group, PromptTensors
+from ptune.encoders import KeysValues
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """The keys and values of all prompts at one site, one after the other.
+
+    Args:
+        at: for each prompt, where its keys stand in the bank (padded).
+        real: False at that padding.
+        place: position of each key relative to the first token of its sequence: `-length .. -1`.
+        lengths: keys of each prompt; equal lengths mean equal masks.
+    """
+
+    keys: Float[Tensor, "bank kv_heads head_dim"]
+    values: Float[Tensor, "bank kv_heads value_dim"]
+    at: Int[Tensor, "prompts slots"]
+    real: Bool[Tensor, "prompts slots"]
+    place: Int[Tensor, "prompts slots"]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The keys that one group sees at one kind of site, as flat indices and a mask."""
+
+    key_at: Int[Tensor, "rows keys"]
+    distance: Int[Tensor, "rows tokens keys"]
+    allowed: Bool[Tensor, "rows tokens keys"]
+
+
+@dataclass(eq=False)
+class Call:
+    """The prompts and the batch (or rows) of the forward pass under way.
+
+    Args:
+        prompts: of all sequences.
+        batch: None for a pass by rows.
+        rows: for a pass by rows: the prompt of each row (repeated as `generate` repeats rows).
+        first_virtual: the backbone's `num_embeddings`; ids from here on are virtual.
+        record: where the probe collects keys and values; None in ordinary use.
+    """
+
+    prompts: Sequence[PromptTensors]
+    batch: Batch | None
+    rows: Int[Tensor, " rows"] | None
+    first_virtual: int
+    record: list[tuple[nn.Module, dict[str, object]]] | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    reads: Int[Tensor, " reads"] | None = None
+    banks: dict[int, Bank] = field(default_factory=dict)
+    _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)
+
+    def table(self) -> Float[Tensor, "slots width"] | None:
+        """The virtual tokens of all prompts, one prompt after the other."""
+        tables = [p.vectors for p in self.prompts if p.vectors is not None]
+        return torch.cat(tables) if tables else None
+
+    def offsets(self) -> list[int]:
+        """Where each prompt's virtual tokens begin in `table`."""
+        offsets, total = [], 0
+        for prompt in self.prompts:
+            offsets.append(total)
+            total += 0 if prompt.vectors is None else len(prompt.vectors)
+        return offsets
+
+    def count(self, module: nn.Module) -> int:
+        """How often this module was called before in this pass."""
+        before = self.counts.get(id(module), 0)
+        self.counts[id(module)] = before + 1
+        return before
+
+    def build_banks(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Lay out the deep prompts, once for the pass and outside of any checkpointed layer."""
+        for site in sorted({site for prompt in self.prompts for site in prompt.deep}):
+            self.banks[site] = _bank([p.deep.get(site) for p in self.prompts], dtype, device)
+
+    def seen(self, index: int, bank: Bank | None, causal: bool, window: int | None) -> Seen:
+        """Which keys group `index` sees; computed once for all sites of a kind."""
+        assert self.batch is not None
+        key = (index, bank.lengths if bank else None, causal, window)
+        if key not in self._seen:
+            self._seen[key] = see(self.batch.groups[index], bank, causal, window)
+        return self._seen[key]
+
+
+def _bank(
+    deep: Sequence[KeysValues | None], dtype: torch.dtype, device: torch.device
+) -> Bank:
+    present = [kv for kv in deep if kv is not None]
+    lengths = tuple(0 if kv is None else len(kv.keys) for kv in deep)
+    starts = torch.tensor([sum(lengths[:i]) for i in range(len(lengths))])
+    steps = torch.arange(max(lengths))
+    length = torch.tensor(lengths)[:, None]
+    real = steps < length
+    at = torch.where(real, starts[:, None] + steps, 0)
+    return Bank(
+        keys=torch.cat([kv.keys for kv in present]).to(device, dtype),
+        values=torch.cat([kv.values for kv in present]).to(device, dtype),
+        at=at.to(device),
+        real=real.to(device),
+        place=(steps - length).to(device),
+        lengths=lengths,
+    )
+
+
+def see(group: Group, bank: Bank | None, causal: bool, window: int | None) -> Seen:
+    """Decide which keys each query of a group sees.
+
+    Keys of the batch follow the model's own rule: not later than the query (causal), and nearer
+    than `window`. Keys of a deep prompt are always seen: a sliding window never loses the prompt.
+    """
+    distance = group.query_place[:, :, None] - group.key_place[:, None, :]
+    allowed = group.key_real[:, None, :].expand(distance.shape)
+    if causal:
+        allowed = allowed & (distance >= 0)
+    if window is not None:
+        # Bidirectional windows count both ways: transformers passes half the width plus one.
+        allowed = allowed & (distance.abs() < window)
+    if bank is None:
+        return Seen(group.key_at, distance, allowed)
+    at, real, place = bank.at[group.prompt], bank.real[group.prompt], bank.place[group.prompt]
+    shape = (*distance.shape[:2], at.shape[1])
+    return Seen(
+        key_at=torch.cat([at, group.key_at + len(bank.keys)], dim=1),
+        distance=torch.cat([group.query_place[:, :, None] - place[:, None, :], distance], dim=2),
+        allowed=torch.cat([real[:, None, :].expand(shape), allowed], dim=2),
+    )

@@ -1,0 +1,199 @@
+"""The probe: what a model is, found by running it on a few tokens rather than by its name.
+
+Asked of the model: which modules compute attention, in which order, with how many key/value heads;
+where positions begin; whether only their differences matter; whether a pack of sequences gives what
+each sequence gives alone. The last is the proof: a model that fails it is padded, and one that
+fails that as well is refused.
+"""
+
+import inspect
+from collections.abc import Sequence, Set
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ptune.batch import Batch, PromptTensors, TokenSequence, pack
+from ptune.encoders import SiteShape
+from ptune.errors import BackboneError
+from ptune.inject.call import Call
+from ptune.inject.session import injected
+from ptune.inject.sites import Geometry, Site
+
+WORKS_TODAY = (
+    "decoder-only and encoder-only models whose attention goes through transformers' "
+    "AttentionInterface (Llama, Qwen, Mistral, Gemma, GPT-2, GPT-NeoX, OPT, Phi, BERT, RoBERTa, "
+    "ELECTRA, ModernBERT and most newer ones), and BLOOM"
+)
+
+# Long enough for positions and masks to matter, short enough to be free.
+PROBE_TOKENS = (7, 4)
+
+
+def probe(body: nn.Module) -> Geometry:
+    """Find the geometry of a frozen model by running it.
+
+    Args:
+        body: the model without its head, in eval mode.
+    Raises:
+        BackboneError: the model has no attention that ptune can reach, or packs and padded rows
+            both give other results than single rows.
+    """
+    config = body.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise BackboneError(_refusal(body, "it is an encoder-decoder model"))
+    with torch.no_grad():
+        return _probe(body, config)
+
+
+def _probe(body: nn.Module, config: Any) -> Geometry:
+    table = body.get_input_embeddings().weight
+    rows = [_some_ids(len(table), n, config) for n in PROBE_TOKENS]
+    takes = set(inspect.signature(body.forward).parameters)
+    native = [_native(body, ids) for ids in rows]
+    if "token_type_ids" in takes and not _has_types(body, rows[0], native[0]):
+        takes.remove("token_type_ids")
+    first, relative = _positions(body, rows[0], native[0], takes, config)
+    sites = _sites(body, rows[0], takes, first)
+    if not sites:
+        raise BackboneError(
+            _refusal(body, "its attention does not go through transformers' AttentionInterface")
+        )
+    causal = all(site.causal for site in sites)
+    for padded in (False, True):
+        share = causal and not padded
+        batch = pack([TokenSequence(tuple(ids.tolist())) for ids in rows], share=share, padded=padded)
+        if _agrees(_injected_states(body, sites, batch, takes, first), native, batch):
+            break
+    else:
+        raise BackboneError(
+            _refusal(body, "several rows computed together give other states than each row alone")
+        )
+    return Geometry(
+        num_embeddings=len(table),
+        width=table.shape[1],
+        hidden=native[0].shape[-1],
+        sites=sites,
+        causal=causal,
+        padded=padded,
+        takes=frozenset(takes),
+        first_position=first,
+        relative=relative,
+        max_tokens=_max_tokens(config, first, takes),
+    )
+
+
+def _refusal(body: nn.Module, reason: str) -> str:
+    return f"{type(body).__name__} cannot be used: {reason}. What works today: {WORKS_TODAY}."
+
+
+def _some_ids(vocabulary: int, count: int, config: Any) -> Int[Tensor, " tokens"]:
+    """Ordinary ids, spread over the vocabulary; never padding, which some models position apart."""
+    ids = torch.arange(1, count + 1) * (vocabulary // (count + 2))
+    return torch.where(ids == (config.pad_token_id or 0), ids + 1, ids)
+
+
+def _native(body: nn.Module, ids: Int[Tensor, " tokens"], **inputs: Tensor) -> Tensor:
+    device = next(body.parameters()).device
+    named = {name: value.to(device) for name, value in inputs.items()}
+    return body(input_ids=ids[None].to(device), **named).last_hidden_state[0]
+
+
+def _has_types(
+    body: nn.Module, ids: Int[Tensor, " tokens"], states: Float[Tensor, "tokens hidden"]
+) -> bool:
+    """Whether type 0 is what the model assumes. (GPT-2 reads types as words: zeros would add one.)"""
+    return close(_native(body, ids, token_type_ids=torch.zeros_like(ids)[None]), states)
+
+
+def _positions(
+    body: nn.Module,
+    ids: Int[Tensor, " tokens"],
+    states: Float[Tensor, "tokens hidden"],
+    takes: Set[str],
+    config: Any,
+) -> tuple[int, bool]:
+    """Where positions begin, and whether a shift of all of them changes nothing."""
+    if "position_ids" not in takes:
+        return 0, True
+    steps = torch.arange(len(ids))[None]
+    padding = getattr(config, "pad_token_id", None)
+    for first in (0, *(() if padding is None else (padding + 1,))):
+        if first + len(ids) > (getattr(config, "max_position_embeddings", None) or 2**31):
+            continue
+        if close(_native(body, ids, position_ids=steps + first), states):
+            shifted = _native(body, ids, position_ids=steps + first + 1)
+            return first, close(shifted, states)
+    raise BackboneError(
+        _refusal(body, "its positions begin neither at 0 nor behind its padding id")
+    )
+
+
+def _sites(
+    body: nn.Module, ids: Int[Tensor, " tokens"], takes: Set[str], first: int
+) -> tuple[Site, ...]:
+    names = {id(module): name for name, module in body.named_modules()}
+    record: list[tuple[nn.Module, dict[str, Any]]] = []
+    batch = pack([TokenSequence(tuple(ids.tolist()))], share=False)
+    _injected_states(body, (), batch, takes, first, record)
+    seen: dict[int, int] = {}
+    sites = []
+    for module, found in record:
+        call = seen.get(id(module), 0)
+        seen[id(module)] = call + 1
+        keys, values = found["keys"], found["values"]
+        shape = SiteShape(keys.shape[1], keys.shape[3], values.shape[3])
+        sites.append(Site(names[id(module)], call, shape, found["causal"], found["window"]))
+    return tuple(sites)
+
+
+def _injected_states(
+    body: nn.Module,
+    sites: Sequence[Site],
+    batch: Batch,
+    takes: Set[str],
+    first: int,
+    record: list[tuple[nn.Module, dict[str, Any]]] | None = None,
+) -> Float[Tensor, "flat hidden"]:
+    batch = batch.to(next(body.parameters()).device)
+    vocabulary = len(body.get_input_embeddings().weight)
+    call = Call([PromptTensors()], batch, None, vocabulary, record=record)
+    with injected(body, sites) as injection, injection.serving(call):
+        return body(**inputs_of(batch, batch.ids, takes, first)).last_hidden_state.flatten(0, 1)
+
+
+def inputs_of(
+    batch: Batch, ids: Int[Tensor, "lines tokens"], takes: Set[str], first: int | Tensor
+) -> dict[str, Any]:
+    """The arguments of the model's `forward`: only those that it has."""
+    inputs: dict[str, Any] = {
+        "input_ids": ids,
+        "position_ids": batch.places + first,
+        "token_type_ids": batch.types,
+        "use_cache": False,
+    }
+    kept = {name: value for name, value in inputs.items() if name in takes}
+    if batch.padded:
+        kept["attention_mask"] = batch.real.long()
+    return kept
+
+
+def _agrees(
+    flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch
+) -> bool:
+    together = flat[batch.real.flatten()].split([len(states) for states in native])
+    return all(close(ours, theirs) for ours, theirs in zip(together, native, strict=True))
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal up to rounding in the model's own precision, by the norm of the difference."""
+    allowed = 1e-4 if theirs.dtype == torch.float32 else 5e-2
+    return bool((ours - theirs).float().norm() <= allowed * theirs.float().norm())
+
+
+def _max_tokens(config: Any, first: int, takes: Set[str]) -> int | None:
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or "position_ids" not in takes:
+        return None
+    return int(limit) - first

@@ -1,0 +1,169 @@
+"""Injection: prompts go into a backbone, and leave it as it was.
+
+    with injected(model, geometry) as injection:
+        with injection.serving(call):
+            model(input_ids=...)          # virtual ids and attention sites see the call's prompts
+
+Leaving the context restores the model: same modules, same hooks, same bits, same attention.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ptune.inject import attention, shims
+from ptune.inject.call import Call
+from ptune.inject.embedding import EmbeddingHooks
+from ptune.inject.sites import Site
+
+
+class Injection:
+    """What the hooks and the attention of one backbone read during a forward pass."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], checkpointing: bool) -> None:
+        self.model = model
+        self.call: Call | None = None
+        self.checkpointing = checkpointing
+        self.sites = sites
+        self._sites = _site_table(model, sites)
+        self._undo: list[Callable[[], None]] = []
+
+    def site(self, module: nn.Module) -> int | None:
+        """The site that this call of an attention module is; None while probing."""
+        assert self.call is not None
+        calls = self._sites.get(id(module))
+        count = self.call.count(module)
+        return None if calls is None else calls[count % len(calls)]
+
+    @contextmanager
+    def serving(self, call: Call) -> Iterator[None]:
+        """Let the passes inside see this call's prompts. It stays in force until the next one.
+
+        (It stays, because a backward pass with gradient checkpointing runs layers again.)
+        """
+        self.call = self._embedding.call = call
+        _set_implementation(
+            self.model, attention.BY_ROWS if call.batch is None else attention.PACKED
+        )
+        yield
+
+    def again(self, call: Call, counts: dict[int, int], layer: Callable[[], Any]) -> Any:
+        """Run a layer as it stood in `call` when `counts` was taken, now or in the backward pass."""
+        first = self.call is call and call.counts == counts
+        now, counted = self.call, call.counts
+        if not first:
+            call.counts = dict(counts)
+            with self.serving(call):
+                answer = layer()
+            call.counts = counted
+            if now is not None:
+                with self.serving(now):
+                    pass
+            return answer
+        return layer()
+
+    def install(self) -> None:
+        """Hook the model."""
+        attention.register()
+        self._embedding = EmbeddingHooks(self.model.get_input_embeddings())
+        self._undo.append(self._embedding.remove)
+        self._undo.append(_remember_implementation(self.model))
+        head = self.model.get_output_embeddings()
+        if head is not None:
+            self._undo.append(head.register_forward_pre_hook(self._keep_read).remove)
+        for module in self.model.modules():
+            module.__dict__["_ptune"] = self
+        self._undo.append(lambda: [m.__dict__.pop("_ptune", None) for m in self.model.modules()])
+        self._undo += shims.install(self.model)
+        if self.checkpointing:
+            self._undo += [
+                _checkpointed(layer, self)
+                for layer in self.model.modules()
+                if isinstance(layer, GradientCheckpointingLayer)
+            ]
+
+    def remove(self) -> None:
+        """Undo `install`, last step first."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _keep_read(
+        self, module: nn.Module, args: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...] | None:
+        """Before the head: keep the states that are read, so that only they become logits."""
+        if self.call is None or self.call.reads is None:
+            return None
+        return (args[0].flatten(0, 1).index_select(0, self.call.reads)[None], *args[1:])
+
+
+@contextmanager
+def injected(
+    model: nn.Module, sites: Sequence[Site] = (), *, checkpointing: bool = False
+) -> Iterator[Injection]:
+    """Hook a model for the time of the context; inside another one, that one is used."""
+    outer = model.__dict__.get("_ptune")
+    if outer is not None:
+        yield outer
+        return
+    injection = Injection(model, sites, checkpointing)
+    try:
+        injection.install()
+        yield injection
+    finally:
+        injection.remove()
+
+
+def _site_table(model: nn.Module, sites: Sequence[Site]) -> dict[int, list[int]]:
+    table: dict[int, list[int]] = {}
+    for index, site in enumerate(sites):
+        table.setdefault(id(model.get_submodule(site.name)), []).append(index)
+    return table
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every config object from which a module reads its attention implementation."""
+    found = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    return [c for c in found.values() if hasattr(c, "_attn_implementation")]
+
+
+def _remember_implementation(model: nn.Module) -> Callable[[], None]:
+    before = [(config, config._attn_implementation) for config in _configs(model)]
+
+    def restore() -> None:
+        for config, name in before:
+            config._attn_implementation = name
+
+    return restore
+
+
+def _set_implementation(model: nn.Module, name: str) -> None:
+    for config in _configs(model):
+        config._attn_implementation = name
+
+
+def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
+    """Run a layer again in the backward pass instead of keeping what it computed.
+
+    ptune's own, not the model's switch: that one needs train mode, and a frozen backbone is in
+    eval mode; and when the layer runs again it must meet the call and the sites of its first run.
+    """
+    forward = layer.forward
+
+    def first_run(*args: Any, **kwargs: Any) -> Any:
+        call = injection.call
+        assert call is not None
+        counts = dict(call.counts)
+
+        def run(*inner: Any, **named: Any) -> Any:
+            with injected(injection.model, injection.sites, checkpointing=True) as current:
+                return current.again(call, counts, lambda: forward(*inner, **named))
+
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    layer.forward = first_run
+    return lambda: layer.__dict__.pop("forward", None)

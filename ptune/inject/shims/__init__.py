@@ -1,0 +1,27 @@
+"""Shims: families whose attention does not go through transformers' attention interface.
+
+A shim is a function that stands in for one attention module's `forward` while prompts are
+injected, and hands queries, keys and values to ptune's attention. This folder is the only place
+in ptune that names a model family.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+
+from torch import nn
+
+from ptune.inject.shims import bloom
+
+# Class of the attention module -> its stand-in.
+FORWARDS: dict[str, Callable[..., object]] = {"BloomAttention": bloom.forward}
+
+
+def install(model: nn.Module) -> list[Callable[[], None]]:
+    """Put the shims in place; returns what undoes it."""
+    undo: list[Callable[[], None]] = []
+    for module in model.modules():
+        shim = FORWARDS.get(type(module).__name__)
+        if shim is not None:
+            module.__dict__["forward"] = MethodType(shim, module)
+            undo.append(lambda module=module: module.__dict__.pop("forward", None))
+    return undo

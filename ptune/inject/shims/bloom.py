@@ -1,0 +1,65 @@
+"""BLOOM: fused queries, keys and values; positions as a bias on the scores (ALiBi).
+
+    score(i, j) = q_i k_j / sqrt(d) - slope_head * (i - j)            arXiv:2108.12409, section 3
+
+BLOOM itself adds `slope * j`, which is the same after the softmax. Keys of a deep prompt stand at
+the places before the first token, `-length .. -1`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ptune.inject import attention
+
+
+def slopes(heads: int) -> Float[Tensor, " heads"]:
+    """ALiBi's slopes: a geometric series; between powers of two, every other one of the next.
+
+    >>> slopes(4).tolist()
+    [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    whole = 2 ** math.floor(math.log2(heads))
+    ratio = 2.0 ** (-8.0 / whole)
+    series = [ratio ** (i + 1) for i in range(whole)]
+    finer = 2.0 ** (-4.0 / whole)
+    series += [finer ** (2 * i + 1) for i in range(heads - whole)]
+    return torch.tensor(series)
+
+
+def forward(
+    module: nn.Module,
+    hidden_states: Float[Tensor, "lines tokens hidden"],
+    residual: Float[Tensor, "lines tokens hidden"],
+    alibi: Tensor,
+    attention_mask: Tensor | None,
+    layer_past: Any = None,
+    use_cache: bool = False,
+    output_attentions: bool = False,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "lines tokens hidden"], Tensor | None]:
+    """What `BloomAttention.forward` computes, by ptune's attention."""
+    lines, tokens, _ = hidden_states.shape
+    query, key, value = module._reshape(module.query_key_value(hidden_states))
+    if layer_past is not None:
+        key, value = layer_past.update(key, value, module.layer_idx)
+    slope = slopes(module.num_heads).to(query.device)
+    compute = attention.by_rows
+    if module.__dict__["_ptune"].call.batch is not None:
+        compute = attention.packed
+    elif attention_mask is not None:
+        bias = alibi.view(lines, module.num_heads, 1, -1).to(query.dtype)
+        attention_mask = bias.masked_fill(~attention_mask, torch.finfo(query.dtype).min)
+    answer, _ = compute(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=module.inv_norm_factor,
+        alibi_slopes=slope,
+    )
+    return residual + module.dense(answer.reshape(lines, tokens, -1)), None

@@ -1,0 +1,58 @@
+"""Attention sites and the geometry of a backbone: what the probe finds, as plain numbers.
+
+    Site(name="model.layers.3.self_attn", call=0, shape=SiteShape(kv_heads=2, ...), causal=True)
+
+Knows no model; `ptune.inject.probe` fills it in.
+"""
+
+from dataclasses import dataclass
+
+from ptune.encoders import SiteShape
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One self- or cross-attention of one layer.
+
+    Args:
+        name: the attention module's name in the backbone.
+        call: 0, or higher where one module serves several layers (ALBERT).
+        shape: key/value heads and widths.
+        causal: no query sees a later token.
+        window: how many tokens back a query sees, itself included; None without a limit.
+    """
+
+    name: str
+    call: int
+    shape: SiteShape
+    causal: bool
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What injection must know of a backbone.
+
+    Args:
+        num_embeddings: rows of the input embedding; virtual ids begin here.
+        width: of the input embeddings.
+        hidden: of the final states.
+        sites: in the order in which a forward pass meets them.
+        causal: every site is causal, so equal heads can be shared.
+        padded: tokens meet outside attention too, so batches are padded.
+        takes: names of the arguments that `forward` accepts and understands as ptune does.
+        first_position: of the first token (RoBERTa starts behind its padding id).
+        relative: only differences of positions matter, so keys may stand before position 0.
+        max_tokens: longest sequence, in tokens; None without a limit.
+    """
+
+    num_embeddings: int
+    width: int
+    hidden: int
+    sites: tuple[Site, ...]
+    causal: bool
+    padded: bool
+    takes: frozenset[str]
+    first_position: int
+    relative: bool
+    max_tokens: int | None

@@ -1,0 +1,140 @@
+"""The one way to run a backbone: `run(backbone, prompts, batch)`.
+
+    prompts = [PromptTensors(vectors=...)]                      # one a task
+    batch = backbone.pack([TokenSequence((-1, -2, 5, 6), reads=(3,))])
+    run(backbone, prompts, batch, read="logits")                # logits where they are read
+
+Training, evaluation and serving all come through here, so that what is served is what was
+evaluated. Knows no task and no template.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ptune.backbone import Backbone
+from ptune.batch import Batch, PromptTensors, TokenSequence
+from ptune.encoders import KeysValues
+from ptune.errors import BackboneError
+from ptune.inject import Call
+from ptune.inject.probe import inputs_of
+
+
+def run(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    batch: Batch,
+    *,
+    read: Literal["states", "logits"] = "states",
+) -> Float[Tensor, "reads features"]:
+    """Run the frozen backbone on a batch and return what stands at its reads.
+
+    Args:
+        prompts: all prompts that the batch names, in order.
+        batch: from `Backbone.pack`.
+        read: final states (before any head), or logits over the vocabulary.
+    Returns:
+        One row a read, in the order of `Batch.reads`. Gradients reach the prompts alone.
+    Raises:
+        BackboneError: logits are asked of a backbone without a language-model head.
+    """
+    if read == "logits" and not backbone.has_lm_head:
+        raise BackboneError(
+            f'"{backbone.name}" has no language-model head, so it cannot generate or fill in words. '
+            "Use a model saved with one, or task: sequence-classification."
+        )
+    batch = batch.to(backbone.device)
+    call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
+    call.build_banks(backbone.dtype, backbone.device)
+    ids = _with_virtual_ids(batch.ids, batch.prompt, call)
+    first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
+    inputs = inputs_of(batch, ids, backbone.geometry.takes, first)
+    with backbone.injected() as injection, injection.serving(call):
+        if read == "states":
+            states = backbone.body(**inputs).last_hidden_state
+            return states.flatten(0, 1).index_select(0, batch.reads)
+        call.reads = batch.reads
+        return backbone.model(**inputs).logits[0]
+
+
+def _with_virtual_ids(
+    ids: Int[Tensor, "lines tokens"], prompt: Int[Tensor, "lines tokens"], call: Call
+) -> Int[Tensor, "lines tokens"]:
+    """Give every prompt its own ids: `-1 - slot` becomes `num_embeddings + offset + slot`."""
+    offsets = torch.tensor(call.offsets(), device=ids.device)
+    return torch.where(ids < 0, call.first_virtual + offsets[prompt] - 1 - ids, ids)
+
+
+def _offsets(prompts: Sequence[PromptTensors], prompt: Int[Tensor, "..."]) -> Tensor:
+    return torch.tensor([p.offset for p in prompts], device=prompt.device)[prompt]
+
+
+@torch.no_grad()
+def keys_values_of(backbone: Backbone, ids: Sequence[int]) -> PromptTensors:
+    """A deep prompt made of the real keys and values of a text.
+
+    Where only differences of positions matter, the text stands at the places before the first
+    token, `-length .. -1`, and rows keep their positions. Elsewhere it stands at the first
+    positions and the prompt carries an offset.
+
+    A row run with this prompt is the row run behind the text (causal backbones; an encoder's keys
+    would also depend on the row).
+    """
+    geometry = backbone.geometry
+    offset = -len(ids) if geometry.relative else 0
+    batch = backbone.pack([TokenSequence(tuple(ids))]).to(backbone.device)
+    record: list[tuple[Any, dict[str, Any]]] = []
+    call = Call([PromptTensors()], batch, None, geometry.num_embeddings, record=record)
+    inputs = inputs_of(batch, batch.ids, backbone.geometry.takes, geometry.first_position + offset)
+    with backbone.injected() as injection, injection.serving(call):
+        backbone.body(**inputs)
+    deep = {
+        site: KeysValues(_tokens_first(found["keys"]), _tokens_first(found["values"]))
+        for site, (_, found) in enumerate(record)
+    }
+    return PromptTensors(deep=deep, offset=0 if geometry.relative else len(ids))
+
+
+def _tokens_first(heads: Tensor) -> Float[Tensor, "slots kv_heads head_dim"]:
+    return heads[0].transpose(0, 1).float().contiguous()
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    sequences: Sequence[TokenSequence],
+    *,
+    max_new_tokens: int,
+    beams: int = 1,
+) -> list[list[int]]:
+    """Continue each sequence greedily or by beams, with the model's own `generate`.
+
+    Returns:
+        The new tokens of each sequence, up to and without the end token.
+    """
+    model, tokenizer = backbone.model, backbone.tokenizer
+    end = tokenizer.eos_token_id
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
+    rows = torch.tensor([s.prompt for s in sequences], device=backbone.device)
+    call = Call(prompts, None, rows, backbone.geometry.num_embeddings)
+    call.build_banks(backbone.dtype, backbone.device)
+    width = max(len(s.ids) for s in sequences)
+    ids = torch.tensor([[padding] * (width - len(s.ids)) + list(s.ids) for s in sequences])
+    mask = torch.tensor([[0] * (width - len(s.ids)) + [1] * len(s.ids) for s in sequences])
+    ids = _with_virtual_ids(ids.to(rows.device), rows[:, None].expand(ids.shape), call)
+    with backbone.injected() as injection, injection.serving(call):
+        answer = model.generate(
+            input_ids=ids,
+            attention_mask=mask.to(rows.device),
+            max_new_tokens=max_new_tokens,
+            num_beams=beams,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=padding,
+        )
+    new = answer[:, width:].tolist()
+    return [row[: row.index(end)] if end in row else row for row in new]
