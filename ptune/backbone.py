@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ptune.batch import Batch, TokenSequence, pack
+from ptune.demo import resolve
 from ptune.errors import BackboneError
 from ptune.inject import Geometry, Injection, injected, probe
 
@@ -65,7 +66,8 @@ class Backbone:
         """Load and freeze a model.
 
         Args:
-            source: hub name, local folder, or a model in memory (then give its tokenizer too).
+            source: hub name, local folder, "ptune-tiny" (the model that travels with ptune), or a
+                model in memory (then give its tokenizer too).
             dtype: "auto" is float32 on a CPU and the stored one elsewhere.
             device: "auto" takes a GPU where there is one.
             trust_remote_code: run code that comes with the model. Off unless asked.
@@ -78,15 +80,16 @@ class Backbone:
         if isinstance(source, nn.Module):
             return cls._of_object(source, tokenizer)
         place = _device(device)
+        folder = resolve(str(source))
         options: dict[str, Any] = {
             "revision": revision,
             "trust_remote_code": trust_remote_code,
-            "local_files_only": offline or Path(source).is_dir(),
+            "local_files_only": offline or Path(folder).is_dir(),
         }
         try:
-            config = transformers.AutoConfig.from_pretrained(str(source), **options)
+            config = transformers.AutoConfig.from_pretrained(folder, **options)
             model = _auto_class(config).from_pretrained(
-                str(source),
+                folder,
                 config=config,
                 dtype=_dtype(dtype, place),
                 quantization_config=quantization,
@@ -94,7 +97,7 @@ class Backbone:
                 **options,
             )
             if tokenizer is None:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), **options)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise BackboneError(_cannot_load(source, trust_remote_code, error)) from error
         if device_map is None and quantization is None:

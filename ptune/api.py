@@ -1,0 +1,161 @@
+"""Using a prompt: load a backbone, evaluate, predict.
+
+    backbone = Backbone.load("bigscience/bloomz-560m")
+    prompt = SoftPrompt.load("complaints")
+    backbone.predict(["no reply for three days"], prompt)[0].answer      # 'complaint'
+    backbone.evaluate("test.csv", prompt).scores
+
+A prompt carries its template, labels and head; the backbone is checked against the fingerprint that
+the prompt was trained with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ptune import backbone as backbones
+from ptune.batch import PromptTensors
+from ptune.data import Rows, answers_of, load_rows
+from ptune.errors import DataError
+from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
+from ptune.prompt import SoftPrompt
+from ptune.tasks import Prediction, Task, make_task
+from ptune.template import Template
+
+# What rows may come as: texts (for a template of one field), mappings, or a file.
+Inputs = str | Path | Sequence[str] | Sequence[Mapping[str, object]] | Rows
+
+
+class Backbone(backbones.Backbone):
+    """A frozen model that predicts and is evaluated with prompts; see `ptune.backbone`."""
+
+    def predict(
+        self, rows: Inputs, prompt: SoftPrompt, *, batch_size: int = 32, force: bool = False
+    ) -> list[Prediction]:
+        """What the prompt's task says of each row; see `ptune.predict`."""
+        return predict(self, prompt, rows, batch_size=batch_size, force=force)
+
+    def evaluate(
+        self, rows: Inputs, prompt: SoftPrompt, *, batch_size: int = 32, force: bool = False
+    ) -> Evaluation:
+        """How good the prompt is on labelled rows; see `ptune.evaluate`."""
+        return evaluate(self, prompt, rows, batch_size=batch_size, force=force)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A prompt on its backbone: tensors, task and head."""
+
+    tensors: PromptTensors
+    task: Task
+    head: nn.Module | None
+
+
+def make_ready(
+    backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool = False
+) -> Ready:
+    """Check a prompt against a backbone and bind its task.
+
+    Args:
+        force: accept a backbone that the prompt was not trained with.
+    Raises:
+        ArtifactError: the backbone is another one.
+    """
+    prompt.check(backbone.fingerprint, backbone.name, force=force)
+    settings: Mapping[str, Any] = prompt.settings
+    task = make_task(
+        prompt.task,
+        Template.parse(prompt.template),
+        backbone,
+        labels=prompt.labels,
+        words={label: words[0] for label, words in prompt.verbalizer.items()},
+        problem=settings.get("problem", "single-label"),
+        max_tokens=int(settings.get("max_tokens", 512)),
+    )
+    head = task.head(backbone.geometry.hidden)
+    if head is not None:
+        head.load_state_dict(dict(prompt.head))
+        head.to(backbone.device).eval()
+    return Ready(prompt.tensors(backbone.device), task, head)
+
+
+def evaluate(
+    backbone: backbones.Backbone,
+    prompt: SoftPrompt,
+    rows: Inputs,
+    *,
+    batch_size: int = 32,
+    force: bool = False,
+) -> Evaluation:
+    """Score a prompt on labelled rows.
+
+    Args:
+        rows: a file, `hub:name`, or rows; with the label column that the prompt was trained with.
+        batch_size: rows at once.
+        force: accept a backbone that the prompt was not trained with.
+    Returns:
+        Loss, perplexity and the task's scores, and each row's prediction.
+    Raises:
+        ArtifactError, DataError: the backbone or the rows do not fit.
+    """
+    ready = make_ready(backbone, prompt, force=force)
+    found = _rows(prompt, rows)
+    column = str(prompt.settings.get("label_column", "label"))
+    answers = answers_of(found, column, str(prompt.settings.get("problem", "single-label")))
+    _check_known(found, answers, prompt.labels)
+    examples = ready.task.examples(found, answers)
+    return evaluate_examples(
+        backbone, ready.tensors, ready.task, ready.head, examples, batch_size=batch_size
+    )
+
+
+def predict(
+    backbone: backbones.Backbone,
+    prompt: SoftPrompt,
+    rows: Inputs,
+    *,
+    batch_size: int = 32,
+    force: bool = False,
+) -> list[Prediction]:
+    """Predict rows that need no label. See `evaluate` for the arguments."""
+    ready = make_ready(backbone, prompt, force=force)
+    examples = ready.task.examples(_rows(prompt, rows))
+    return predict_examples(
+        backbone, ready.tensors, ready.task, ready.head, examples, batch_size=batch_size
+    )
+
+
+def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
+    template = Template.parse(prompt.template)
+    if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
+        rows = [{_only_field(template): text} for text in rows]
+    found = load_rows(rows).with_fields(prompt.settings.get("columns") or {})
+    template.check(found.columns)
+    return found
+
+
+def _only_field(template: Template) -> str:
+    if len(template.fields) != 1:
+        names = ", ".join(template.fields) or "none"
+        raise DataError(
+            f'The prompt\'s template "{template.source}" has these fields: {names}. '
+            "Plain texts fit a template of one field; give rows with a value for each."
+        )
+    return template.fields[0]
+
+
+def _check_known(rows: Rows, answers: Sequence[object], labels: Sequence[str]) -> None:
+    """Refuse a label that the prompt was never trained on, with its place."""
+    if not labels:
+        return
+    for index, answer in enumerate(answers):
+        for label in answer if isinstance(answer, tuple) else (answer,):
+            if label not in labels:
+                known = ", ".join(map(repr, labels))
+                raise DataError(
+                    f"{rows.where(index)}: label {label!r} is unknown to the prompt. "
+                    f"Its labels: {known}. Mend the row, or train a prompt with this label."
+                )

@@ -1,0 +1,30 @@
+"""Prompt folders: three files that are read only when every byte is the one that was written.
+
+    complaints/
+      prompt.safetensors   the numbers
+      prompt.json          what they are, and the hashes of everything
+      README.md            the model card, for people; the one file that may be edited
+
+    contents.py   tensors and a document -> bytes, and back     start here
+    folder.py     bytes -> a folder, atomically, and back
+    hub.py        a folder -> the Hugging Face hub, and back
+
+What the tensors mean is the business of `ptune.prompt`.
+"""
+
+from ptune.artifact.contents import DOCUMENT, FILES, SCHEMA_VERSION, TENSORS, to_files
+from ptune.artifact.folder import exists, read_folder, write_folder
+from ptune.artifact.hub import pull, push
+
+__all__ = [
+    "DOCUMENT",
+    "FILES",
+    "SCHEMA_VERSION",
+    "TENSORS",
+    "exists",
+    "pull",
+    "push",
+    "read_folder",
+    "to_files",
+    "write_folder",
+]

@@ -1,0 +1,238 @@
+"""The command line: one function a verb; each imports what it needs when it is called.
+
+Bad input ends in one sentence on standard error and exit status 1; wrong usage in status 2.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptune.errors import PtuneError
+
+app = typer.Typer(
+    name="ptune",
+    help="Soft prompts (P-tuning) on frozen transformers: train, prove, keep, use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PromptArgument = Annotated[str, typer.Argument(help="Folder of the prompt, or hub:owner/name.")]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Model to run on, where it is not where it was trained."),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Use a backbone that the prompt was not trained with.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", help="Rows at once.", min=1)]
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is a sentence, never a traceback."""
+    try:
+        app()
+    except PtuneError as error:
+        typer.echo(f"ptune: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("ptune: stopped.", err=True)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from ptune import __version__
+
+        typer.echo(f"ptune {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the prompt and the log.")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """Train a prompt on 150 customer messages with the small model that comes with ptune.
+
+    Needs no network and no data of yours; about a minute on 2 cores.
+    """
+    from ptune.display import show_demo, watching
+    from ptune.showcase import run_demo
+
+    with watching() as watcher:
+        outcome = run_demo(output, watcher=watcher)
+    show_demo(outcome)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML file of the run; see `ptune settings`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one prompt and write it, its checkpoints and its log to the recipe's output folder.
+
+    The backbone stays frozen; the result is a file of a few kilobytes.
+
+    Example: ptune train recipes/twitter_complaints.yaml lr=0.1 output=runs/complaints
+    """
+    from ptune.config import Recipe
+
+    chosen = Recipe.load(recipe, overrides or [])  # mistakes first, before torch is imported
+    from ptune.display import show_result, watching
+    from ptune.training import train_recipe
+
+    with watching(silent=as_json) as watcher:
+        result = train_recipe(chosen, resume=resume, watcher=watcher)
+    if as_json:
+        _print_json({"output": chosen.output, "steps": result.steps, "scores": result.scores})
+    else:
+        show_result(result, Path(chosen.output))
+
+
+@app.command()
+def evaluate(
+    prompt: PromptArgument,
+    data: Annotated[str, typer.Option("--data", help="Labelled rows: a file or hub:name.")],
+    backbone: BackboneOption = None,
+    batch_size: BatchOption = 32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a prompt on labelled rows.
+
+    Example: ptune evaluate runs/complaints/prompt --data test.csv
+    """
+    soft, loaded = _load(prompt, backbone, force)
+    from ptune.api import evaluate as evaluate_prompt
+    from ptune.display import show_scores
+
+    scores = evaluate_prompt(loaded, soft, data, batch_size=batch_size, force=force).scores
+    if as_json:
+        _print_json(scores)
+    else:
+        show_scores({"rows": scores})
+
+
+@app.command()
+def predict(
+    prompt: PromptArgument,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to predict.")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="Rows to predict: a file or hub:name.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write JSON lines here, in the rows' order.")
+    ] = None,
+    backbone: BackboneOption = None,
+    batch_size: BatchOption = 32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict texts, or the rows of a file.
+
+    Example: ptune predict runs/complaints/prompt "no reply for three days"
+    """
+    if bool(texts) == (input_ is not None):
+        raise typer.BadParameter("give texts, or --input and a file; one of the two.")
+    soft, loaded = _load(prompt, backbone, force)
+    from ptune.api import predict as predict_rows
+    from ptune.display import prediction_line, write_lines
+
+    rows: Any = texts if input_ is None else input_
+    predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
+    lines = [
+        json.dumps({"answer": p.answer, "probabilities": p.probabilities}, ensure_ascii=False)
+        for p in predictions
+    ]
+    if output is not None:
+        write_lines(output, lines)
+        typer.echo(f"{len(lines)} predictions written to {output}")
+    else:
+        shown = lines if as_json else [prediction_line(p) for p in predictions]
+        typer.echo("\n".join(shown))
+
+
+@app.command()
+def inspect(
+    prompt: PromptArgument,
+    backbone: BackboneOption = None,
+    nearest: Annotated[int, typer.Option(help="Nearest vocabulary tokens to show.", min=0)] = 3,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a prompt is: template, parameters, scores, and what its virtual tokens are near to.
+
+    Without its backbone at hand, say --nearest 0.
+    """
+    from ptune.prompt import SoftPrompt
+
+    soft = SoftPrompt.load(prompt)
+    summary = soft.summary()
+    if nearest and soft.vectors is not None:
+        from ptune.display import nearest_words
+
+        _, loaded = _load(prompt, backbone, force)
+        summary["nearest tokens"] = nearest_words(loaded, soft, nearest)
+    if as_json:
+        _print_json(summary)
+    else:
+        from ptune.display import show_summary
+
+        show_summary(summary)
+
+
+@app.command()
+def settings(as_json: JsonOption = False) -> None:
+    """List every key of a recipe with its default, range and meaning."""
+    from ptune.config import settings_table
+
+    rows = settings_table()
+    if as_json:
+        _print_json([row._asdict() for row in rows])
+        return
+    from ptune.display import show_settings
+
+    show_settings(rows)
+
+
+@app.command()
+def push(
+    prompt: PromptArgument,
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+) -> None:
+    """Upload a prompt to the Hugging Face hub, with its model card."""
+    from ptune.prompt import SoftPrompt
+
+    SoftPrompt.load(prompt).push_to_hub(repository, private=private)
+    typer.echo(f"{prompt} is on the hub as {repository}")
+
+
+def _load(prompt: str, backbone: str | None, force: bool) -> tuple[Any, Any]:
+    """Load a prompt, and the backbone that it names or that the user names."""
+    from ptune.api import Backbone
+    from ptune.prompt import SoftPrompt
+
+    soft = SoftPrompt.load(prompt)
+    return soft, Backbone.load(backbone or soft.backbone)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))

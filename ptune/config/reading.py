@@ -1,0 +1,109 @@
+"""YAML files and `key=value` texts to settings, before they are checked.
+
+    labels: [no, yes, 1.0]      -> {"labels": ["no", "yes", "1.0"]}   not False, True, 1
+    lr=1e-3                     -> ("lr", "1e-3")                      made a number by its setting
+
+Only null is special; every other plain word stays text, and the setting decides what it means.
+YAML 1.1 would make `no` false and leave `1e-3` a text. Knows no setting by name but their kinds.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptune.errors import ConfigError, did_you_mean
+
+_NULL_TAG = "tag:yaml.org,2002:null"
+_NULLS = ("", "~", "null", "Null", "NULL")
+
+
+class _TextLoader(yaml.SafeLoader):
+    """A safe loader in which every plain word but null is text and no key stands twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own class attribute
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == _NULL_TAG]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice: PyYAML would keep the last one in silence."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value} stands twice", problem_mark=key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings of a recipe file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not a YAML mapping in UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        near = did_you_mean(path.name, _neighbours(path))
+        raise ConfigError(f"{path}: no such recipe in {path.parent.absolute()}.{near}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder. Name the YAML file in it.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8. Save the recipe as UTF-8."
+        ) from None
+    settings = _parse(text, str(path))
+    if not isinstance(settings, dict | None):
+        raise ConfigError(
+            f"{path}: a recipe is lines of the form key: value; "
+            f"this is a {'list' if isinstance(settings, list) else 'text'}."
+        )
+    return {str(key): value for key, value in (settings or {}).items()}
+
+
+def override(text: str, structured: Mapping[str, bool]) -> tuple[str, Any]:
+    """Split a `key=value` text; the value of a `structured` key that opens a bracket is YAML.
+
+    A template opens with a brace as well, so the brackets alone do not tell.
+
+    >>> override("template={soft:20}{text}", {"labels": True})
+    ('template', '{soft:20}{text}')
+    >>> override("labels=[no, 1]", {"labels": True})
+    ('labels', ['no', '1'])
+
+    Raises:
+        ConfigError: there is no `=`, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is not of the form key=value, e.g. epochs=5.")
+    if structured.get(key) and value.lstrip()[:1] in ("[", "{"):
+        return key, _parse(value, f"{key}={value}")
+    return key, None if value in _NULLS else value
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return yaml.load(text, Loader=_TextLoader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        spot = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(
+            f"{where}{spot}: not YAML: {error.problem}. "
+            'A text with braces or a colon needs quotes, as in template: "{soft:20}{text}".'
+        ) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}.") from None
+
+
+def _neighbours(path: Path) -> list[str]:
+    """Return the names of the files beside a file that is not there."""
+    return sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []

@@ -1,0 +1,158 @@
+"""Which settings go together: one rule, one sentence.
+
+    method: p-tuning-v2
+    encoder: lstm          -> encoder = lstm does not go with method = p-tuning-v2. ...
+
+A setting that would be ignored is refused: a sweep over it would compare equal runs.
+Rules read plain values and know no type; ranges and kinds were checked before (recipe.py).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ptune.config.wording import show
+
+# The first one is the default of its problem.
+METRICS_OF = {
+    "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
+    "multi-label": ("micro_f1", "macro_f1", "loss"),
+    "regression": ("pearson", "spearman", "mse", "loss"),
+}
+# The first one is the default of its method; a deep prompt has a table or a projection instead.
+ENCODERS_OF: dict[str, tuple[str, ...]] = {
+    "p-tuning": ("lstm", "mlp", "residual"),
+    "prompt-tuning": ("embedding", "residual"),
+    "p-tuning-v2": (),
+}
+
+Values = Mapping[str, Any]
+
+
+def clashes(values: Values) -> list[str]:
+    """Return a sentence for every pair of settings that do not go together."""
+    by_table = (_encoder(values), _metric(values))
+    words = {key: show(value) for key, value in values.items()}
+    by_rule = (sentence.format(**words) for broken, sentence in _RULES if broken(values))
+    return [sentence for sentence in (*by_table, *by_rule) if sentence]
+
+
+def _encoder(v: Values) -> str:
+    known = ENCODERS_OF[v["method"]]
+    if v["encoder"] is None or v["encoder"] in known:
+        return ""
+    said = f"encoder = {v['encoder']} does not go with method = {v['method']}"
+    if not known:
+        return f"{said}, which trains keys and values. Leave encoder out, or set projection."
+    return f"{said}. Its encoders: {', '.join(known)}."
+
+
+def _metric(v: Values) -> str:
+    known = METRICS_OF[v["problem"]]
+    if v["metric"] is None or v["metric"] in known:
+        return ""
+    return (
+        f"metric = {v['metric']} does not go with problem = {v['problem']}. "
+        f"Its metrics: {', '.join(known)}."
+    )
+
+
+def _not_deep(v: Values) -> bool:
+    return bool(v["method"] != "p-tuning-v2")
+
+
+def _head(v: Values) -> bool:
+    return bool(v["task"] == "sequence-classification")
+
+
+_ONLY_DEEP = "goes with method = p-tuning-v2 only; method is {method}."
+
+_RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
+    # prompt
+    (
+        lambda v: _not_deep(v) and v["projection"] is not None,
+        f"projection = {{projection}} {_ONLY_DEEP}",
+    ),
+    (lambda v: _not_deep(v) and v["layers"] is not None, f"layers = {{layers}} {_ONLY_DEEP}"),
+    (
+        lambda v: _not_deep(v) and v["prefix_dropout"] > 0,
+        f"prefix_dropout = {{prefix_dropout}} {_ONLY_DEEP}",
+    ),
+    (
+        lambda v: (
+            v["encoder_hidden"] is not None
+            and (v["method"] == "p-tuning-v2" or _encoder_of(v) == "embedding")
+        ),
+        (
+            "encoder_hidden = {encoder_hidden} has nothing to set: the prompt of this recipe is a "
+            "table. Choose encoder: lstm, mlp or residual, or leave encoder_hidden out."
+        ),
+    ),
+    (
+        lambda v: v["encoder_dropout"] > 0 and _encoder_of(v) != "lstm",
+        (
+            "encoder_dropout = {encoder_dropout} goes with encoder = lstm only. "
+            "Choose method: p-tuning with encoder: lstm, or leave encoder_dropout out."
+        ),
+    ),
+    (
+        lambda v: v["init"] == "text" and v["init_text"] is None,
+        "init = text needs init_text, the text to start from.",
+    ),
+    (
+        lambda v: v["init_text"] is not None and v["init"] not in ("auto", "text"),
+        "init_text goes with init = text only; init is {init}.",
+    ),
+    # task and data
+    (
+        lambda v: not _head(v) and v["problem"] != "single-label",
+        "problem = {problem} needs a trained head. Set task: sequence-classification.",
+    ),
+    (
+        lambda v: _head(v) and bool(v["verbalizer"]),
+        (
+            "verbalizer goes with tasks that answer in words; task = {task} has a trained head. "
+            "Leave verbalizer out, or set task: causal-lm."
+        ),
+    ),
+    (
+        lambda v: v["labels"] is not None and v["problem"] == "regression",
+        "labels does not go with problem = regression, whose labels are numbers. Leave labels out.",
+    ),
+    (
+        lambda v: v["labels"] is not None and len(set(v["labels"])) != len(v["labels"]),
+        "labels = {labels} names a label twice.",
+    ),
+    (
+        lambda v: v["few_shot"] is not None and v["problem"] != "single-label",
+        (
+            "few_shot = {few_shot} draws rows per label and needs problem = single-label; "
+            "problem is {problem}. Set max_rows instead."
+        ),
+    ),
+    (
+        lambda v: v["few_shot"] is not None and v["max_rows"] is not None,
+        "few_shot = {few_shot} and max_rows = {max_rows} both draw training rows. Keep one.",
+    ),
+    # training
+    (
+        lambda v: _no_validation(v) and v["patience"] is not None,
+        "patience = {patience} needs validation rows. Give validation or validation_share.",
+    ),
+    (
+        lambda v: _head(v) and v["metric"] == "perplexity",
+        "metric = perplexity goes with task = causal-lm only; task is {task}.",
+    ),
+    (
+        lambda v: not _head(v) and v["head_lr"] is not None,
+        "head_lr = {head_lr} has nothing to train: task = {task} has no head. Leave head_lr out.",
+    ),
+)
+
+
+def _encoder_of(v: Values) -> str | None:
+    """Return the encoder that will be used, the default of the method included."""
+    return v["encoder"] or next(iter(ENCODERS_OF[v["method"]]), None)
+
+
+def _no_validation(v: Values) -> bool:
+    return v["validation"] is None and v["validation_share"] == 0

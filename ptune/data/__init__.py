@@ -1,0 +1,29 @@
+"""Labelled rows: read them, check their labels, hold some out, draw a few.
+
+    train.csv  ->  Rows  ->  check_labels  ->  split_rows / few_shot  ->  Rows
+    hub:name       rows.py   labels.py         draw.py
+    files.py, hub.py
+
+Every mistake in the data is one sentence that names the file, the line and what to do.
+Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
+"""
+
+from ptune.data.draw import Split, draw_rows, few_shot, split_rows
+from ptune.data.labels import Labels, check_labels, label_lists_of, labels_of, numbers_of
+from ptune.data.rows import Rows
+from ptune.data.source import load_rows
+
+__all__ = [
+    "Labels",
+    "Rows",
+    "Split",
+    "answers_of",
+    "check_labels",
+    "draw_rows",
+    "few_shot",
+    "label_lists_of",
+    "labels_of",
+    "load_rows",
+    "numbers_of",
+    "split_rows",
+]

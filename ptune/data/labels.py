@@ -1,0 +1,211 @@
+"""Labels of rows: read them exactly, and find what would spoil a run before it starts.
+
+    single-label   complaint            -> "complaint"
+    multi-label    late|rude            -> ("late", "rude")      or a JSON list: ["late", "rude"]
+    regression     4.5                  -> 4.5
+
+A label is kept exactly as it stands: case and white space count. Two labels that differ by white
+space only are refused, one with stray white space is told. Knows rows, not files and not tasks.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ptune.data.rows import Rows
+from ptune.errors import DataError, did_you_mean
+
+SEPARATOR = "|"
+_MOST_SHOWN = 10
+
+
+class Labels(NamedTuple):
+    """The labels of a task in their order, and sentences that the user should read."""
+
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def labels_of(rows: Rows, column: str) -> list[str]:
+    """Return one label per row; numbers become text, true and false as JSON writes them.
+
+    Raises:
+        DataError: there is no such column, or a label is missing or no single value.
+    """
+    return [_text(v, rows, i, column) for i, v in enumerate(rows.column(column))]
+
+
+def label_lists_of(rows: Rows, column: str) -> list[tuple[str, ...]]:
+    """Return any number of labels per row: a list, or a text separated by `|`.
+
+    An empty text or list is a row without labels. The parts of a list are not split again.
+
+    Raises:
+        DataError: there is no such column, or a label is missing, empty or stands twice in a row.
+    """
+    return [_texts(v, rows, i, column) for i, v in enumerate(rows.column(column))]
+
+
+def numbers_of(rows: Rows, column: str) -> list[float]:
+    """Return one number per row.
+
+    Raises:
+        DataError: there is no such column, or a value is not a finite number.
+    """
+    return [_number(v, rows, i, column) for i, v in enumerate(rows.column(column))]
+
+
+def answers_of(
+    rows: Rows, column: str, problem: str
+) -> list[str] | list[tuple[str, ...]] | list[float]:
+    """The right answers of rows, as their kind of problem has them.
+
+    Raises:
+        DataError: one is missing or of another kind; the message names its place.
+    """
+    if problem == "regression":
+        return numbers_of(rows, column)
+    return label_lists_of(rows, column) if problem == "multi-label" else labels_of(rows, column)
+
+
+def check_labels(
+    train: Rows,
+    others: Iterable[Rows],
+    column: str,
+    *,
+    labels: Sequence[str] | None = None,
+    multi: bool = False,
+) -> Labels:
+    """Return the labels of a task, after a look at every row that has one.
+
+    Args:
+        train: the rows to learn from; two or more labels, but in a multi-label problem.
+        others: rows to validate or test on; their labels must be known.
+        labels: the labels in their order; if left out, those of `train`, sorted.
+        multi: whether a row has any number of labels.
+
+    Raises:
+        DataError: `train` has one label only, a label is not known, or two differ by white space.
+    """
+    found = _places(train, column, multi)
+    names = tuple(sorted(found)) if labels is None else tuple(labels)
+    notes = _check_white_space(train, found)
+    if len(found) < (1 if multi else 2):
+        raise DataError(_too_few(train, column, found))
+    given = labels is not None
+    unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
+    _check_known(train, found, names, unknown)
+    for rows in others:
+        _check_known(rows, _places(rows, column, multi), names, unknown)
+    unseen = [name for name in names if name not in found]
+    if unseen:
+        notes.append(f"{train.source}: no row has the label {_listed(unseen)}.")
+    return Labels(names, tuple(notes))
+
+
+def _places(rows: Rows, column: str, multi: bool) -> dict[str, int]:
+    """Return every label with the first row that has it."""
+    first: dict[str, int] = {}
+    if multi:
+        per_row = label_lists_of(rows, column)
+    else:
+        per_row = [(label,) for label in labels_of(rows, column)]
+    for i, labels in enumerate(per_row):
+        for label in labels:
+            first.setdefault(label, i)
+    return first
+
+
+def _check_white_space(rows: Rows, found: dict[str, int]) -> list[str]:
+    """Refuse labels that look alike; return a sentence for a label with stray white space."""
+    notes = []
+    stripped = Counter(label.strip() for label in found)
+    for label, first in found.items():
+        if label == label.strip():
+            continue
+        if stripped[label.strip()] > 1:
+            twin = next(o for o in found if o != label and o.strip() == label.strip())
+            raise DataError(
+                f"{rows.where(first)}: label {label!r} differs from {twin!r} by white space only. "
+                "White space counts in a label; mend the rows."
+            )
+        notes.append(
+            f"{rows.where(first)}: label {label!r} begins or ends with white space, which is kept."
+        )
+    return notes
+
+
+def _check_known(rows: Rows, found: dict[str, int], names: tuple[str, ...], unknown: str) -> None:
+    for label, first in found.items():
+        if label not in names:
+            near = did_you_mean(label, list(names))
+            raise DataError(
+                f"{rows.where(first)}: label {label!r} {unknown}. Known: {_listed(names)}.{near} "
+                "Mend the row, or add the label."
+            )
+
+
+def _too_few(train: Rows, column: str, found: dict[str, int]) -> str:
+    if not found:
+        return f"{train.source}: column {column} holds no label in any row. Add rows with labels."
+    return (
+        f"{train.source}: column {column} holds one label only, {next(iter(found))!r}, in all "
+        f"{len(train)} rows. Two or more are needed; add rows with another label, "
+        "or name another label_column."
+    )
+
+
+def _text(value: object, rows: Rows, index: int, column: str) -> str:
+    if isinstance(value, list | tuple | dict):
+        raise DataError(
+            f"{rows.where(index)}: column {column} holds {value!r}, which is not one label. "
+            "For any number of labels per row set problem: multi-label."
+        )
+    if _missing(value) or (isinstance(value, str) and not value.strip()):
+        raise DataError(_no_label(rows, index, column))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _texts(value: object, rows: Rows, index: int, column: str) -> tuple[str, ...]:
+    if _missing(value):
+        raise DataError(_no_label(rows, index, column, "or an empty text for no labels"))
+    if isinstance(value, str):
+        parts: Sequence[object] = value.split(SEPARATOR) if value else ()
+    else:
+        parts = value if isinstance(value, list | tuple) else (value,)
+    labels = tuple(_text(part, rows, index, column) for part in parts)
+    twice = [label for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{rows.where(index)}: label {twice[0]!r} stands twice in column {column}. Keep one."
+        )
+    return labels
+
+
+def _number(value: object, rows: Rows, index: int, column: str) -> float:
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):
+        pass
+    raise DataError(
+        f"{rows.where(index)}: column {column} holds {value!r}, not a number. "
+        "problem: regression needs one in every row; write decimals with a point."
+    )
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _no_label(rows: Rows, index: int, column: str, more: str = "") -> str:
+    give = f"Give it one{', ' + more if more else ''}, or delete the row."
+    return f"{rows.where(index)}: column {column} holds no label. {give}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_SHOWN])
+    return shown if len(names) <= _MOST_SHOWN else f"{shown}, ... ({len(names)} in all)"

@@ -1,0 +1,122 @@
+"""Rows that know where they come from, so that an error can name the file and the line.
+
+    rows = load_rows("train.csv")      rows[3]["text"]     a row is a mapping
+    rows.take([5, 3]).where(0)         'train.csv, line 7'  also after a draw or a split
+
+A sequence of mappings with equal keys; never changed. Knows no file format and no label.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+from ptune.errors import DataError, did_you_mean
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows(Sequence[Row]):
+    """A table in memory.
+
+    Args:
+        source: what an error calls it, e.g. the path as the user wrote it.
+        columns: the keys that every row has, in the order of the source.
+        items: the rows.
+        numbers: where each row stands in the source, from 1.
+        unit: what `numbers` counts: "line" or "row".
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    items: tuple[Row, ...]
+    numbers: tuple[int, ...]
+    unit: str
+
+    @classmethod
+    def of(cls, source: str, unit: str, numbered: Iterable[tuple[int, Row]]) -> "Rows":
+        """Make rows from (number, mapping) pairs.
+
+        Raises:
+            DataError: there are no rows, or a row has other keys than the first one.
+        """
+        pairs = list(numbered)
+        if not pairs:
+            raise DataError(f"{source}: there are no rows. Give one or more.")
+        numbers, items = zip(*pairs, strict=True)
+        columns = tuple(items[0])
+        if not columns:
+            raise DataError(f"{source}, {unit} {numbers[0]}: the row has no columns.")
+        if not all(isinstance(name, str) for name in columns):
+            raise DataError(f"{source}: column names must be texts; found {_names(columns)}.")
+        for number, row in pairs:
+            if set(row) != set(columns):
+                raise DataError(
+                    f"{source}, {unit} {number}: its keys are {_names(row)}, but {unit} "
+                    f"{numbers[0]} has {_names(columns)}. Every row needs the same keys; "
+                    "write null where a value is missing."
+                )
+        return cls(source, columns, tuple(items), tuple(numbers), unit)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Rows": ...
+    def __getitem__(self, index: int | slice) -> "Row | Rows":
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        return self.items[index]
+
+    def __repr__(self) -> str:
+        return f"Rows({self.source}: {len(self)} rows of {_names(self.columns)})"
+
+    def where(self, index: int) -> str:
+        """Return the place of a row in its source, e.g. 'train.csv, line 7'."""
+        return f"{self.source}, {self.unit} {self.numbers[index]}"
+
+    def take(self, indices: Iterable[int]) -> "Rows":
+        """Return the rows at `indices`, in that order."""
+        chosen = list(indices)
+        items = tuple(self.items[i] for i in chosen)
+        return replace(self, items=items, numbers=tuple(self.numbers[i] for i in chosen))
+
+    def column(self, name: str) -> list[object]:
+        """Return the values of a column.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        if name not in self.columns:
+            raise DataError(self._no_column(name))
+        return [row[name] for row in self.items]
+
+    def with_fields(self, columns: Mapping[str, str]) -> "Rows":
+        """Return rows in which template fields stand beside the columns that they are taken from.
+
+        Args:
+            columns: field of a template to column of the source.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        for name in columns.values():
+            if name not in self.columns:
+                raise DataError(self._no_column(name))
+        items = tuple(
+            {**row, **{field: row[name] for field, name in columns.items()}} for row in self.items
+        )
+        return replace(self, items=items, columns=tuple(dict.fromkeys((*self.columns, *columns))))
+
+    def _no_column(self, name: str) -> str:
+        near = did_you_mean(name, list(self.columns))
+        other = next((mark for mark in ";\t|" if mark in self.columns[0]), None)
+        if len(self.columns) == 1 and other:
+            near = f" The header seems to be separated by {other!r}; save the file with commas."
+        return f"{self.source}: there is no column {name}. Columns: {_names(self.columns)}.{near}"
+
+
+def _names(columns: Iterable[object]) -> str:
+    return ", ".join(map(str, columns))

@@ -1,0 +1,54 @@
+"""One door for every source of rows.
+
+    load_rows("train.csv")    load_rows("hub:owner/name:test")    load_rows([{"text": "a"}, ...])
+
+What is not written `hub:` is a file on this machine: a misspelt path never asks the network.
+Knows which reader takes what; the readers are files.py and hub.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptune.data.files import check_file, read_text_file
+from ptune.data.hub import from_dataset, read_hub, read_parquet, refuse_split
+from ptune.data.rows import Rows
+from ptune.errors import DataError
+
+_GIVEN = "the given rows"
+
+
+def load_rows(source: Any, *, split: str | None = None) -> Rows:
+    """Return the rows of a file, a hub data set, a list of mappings or a `datasets` object.
+
+    Args:
+        source: a path (.csv .tsv .jsonl .ndjson .json .parquet), `hub:NAME[:CONFIG][:SPLIT]`, a
+            list of mappings, a `datasets.Dataset` or `DatasetDict`; Rows are returned as they are.
+        split: which split, where the source has several and names none.
+
+    Raises:
+        DataError: the source cannot be read; the sentence says where and why.
+
+    >>> load_rows([{"text": "no reply for days", "label": "complaint"}])
+    Rows(the given rows: 1 rows of text, label)
+    """
+    if isinstance(source, str) and source.startswith("hub:"):
+        return read_hub(source, split)
+    if isinstance(source, str | Path):
+        return _load_file(Path(source), split)
+    if isinstance(source, Rows):
+        refuse_split(source.source, split)
+        return source
+    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+        refuse_split(_GIVEN, split)
+        return Rows.of(_GIVEN, "row", enumerate(source, start=1))
+    return from_dataset(source, _GIVEN, split)
+
+
+def _load_file(path: Path, split: str | None) -> Rows:
+    refuse_split(str(path), split)
+    try:
+        check_file(path)
+        return read_parquet(path) if path.suffix.lower() == ".parquet" else read_text_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None

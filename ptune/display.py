@@ -1,0 +1,212 @@
+"""What the command line shows: tables, a progress bar, sentences. Knows no model."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ptune.config import SettingRow
+from ptune.errors import ArtifactError
+from ptune.prompt import SoftPrompt, nearest_tokens
+from ptune.showcase import Outcome
+from ptune.tasks import Prediction
+from ptune.training import Result
+from ptune.training.schedule import Plan
+
+# Scores that are shares of 1 and are shown in percent.
+SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match"})
+console = Console()
+
+
+class ProgressBar:
+    """Watches a run: loss, last score and remaining time."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._scores = ""
+
+    def on_start(self, plan: Plan, facts: Mapping[str, object]) -> None:
+        """Say what is trained on."""
+        for line in fact_lines(facts):
+            self._bar.console.print(line, highlight=False, markup=False)
+        self._task = self._bar.add_task("training", total=plan.steps, loss="", score="")
+
+    def on_step(self, step: int, plan: Plan, loss: float) -> None:
+        """Move the bar."""
+        assert self._task is not None
+        self._bar.update(self._task, completed=step, loss=f"loss {loss:.3f}", score=self._scores)
+
+    def on_scores(self, step: int, plan: Plan, scores: Mapping[str, float]) -> None:
+        """Keep the last score beside the bar."""
+        shown = {k: v for k, v in scores.items() if k not in ("loss", "perplexity")} or scores
+        name, value = next(iter(shown.items()))
+        self._scores = f"{name} {_score(name, value)}"
+
+
+def fact_lines(facts: Mapping[str, object]) -> list[str]:
+    """What is worth knowing before a run, as lines."""
+    lines = [
+        f"{facts['backbone']}: {facts['training rows']} rows to train on, "
+        f"{facts['validation rows']} to validate, {facts['trained parameters']:,} trained numbers "
+        f"({100 * _number(facts['trained share']):.3g} % of the backbone's)"
+    ]
+    lines += [str(facts[key]) for key in ("rows cut", "imbalance") if key in facts]
+    notes = facts.get("notes")
+    return lines + ([str(note) for note in notes] if isinstance(notes, list) else [])
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+@contextmanager
+def watching(*, silent: bool = False) -> Iterator[ProgressBar | None]:
+    """Show a progress bar on standard error for the time of a run."""
+    if silent:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}  {task.fields[score]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield ProgressBar(bar)
+
+
+def show_result(result: Result, output: Path) -> None:
+    """Scores of a run, and where its prompt lies."""
+    if result.scores:
+        show_scores(result.scores)
+    size = result.prompt.size_bytes
+    console.print(
+        f"{result.steps} steps in {result.seconds:.1f} s. The prompt is in {output / 'prompt'} "
+        f"({size / 1000:.1f} kB).",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
+    """A line a split, a column a score."""
+    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    table = Table("", *names)
+    for split, row in scores.items():
+        table.add_row(split, *(_score(name, row[name]) if name in row else "" for name in names))
+    console.print(table)
+
+
+def show_demo(outcome: Outcome) -> None:
+    """The demo's last word: what the prompt changed, and what it cost."""
+    result = outcome.result
+    table = Table(title="250 messages that the prompt never saw", show_header=False)
+    table.add_row("always the larger class", _score("accuracy", outcome.majority))
+    table.add_row("untuned backbone", _score("accuracy", outcome.untuned))
+    table.add_row("tuned prompt", _score("accuracy", result.scores["test"]["accuracy"]))
+    share = 100 * result.prompt.trained_parameters / outcome.backbone_parameters
+    table.add_row("trained numbers", f"{result.prompt.trained_parameters:,} ({share:.2g} %)")
+    table.add_row("seconds", f"{result.seconds:.0f}")
+    table.add_row("prompt file", f"{result.prompt.size_bytes / 1000:.1f} kB")
+    for text, prediction in outcome.examples:
+        table.add_row(text, prediction_line(prediction))
+    console.print(table)
+    console.print(
+        f'Try it: ptune predict {outcome.folder} "your message"', highlight=False, markup=False
+    )
+
+
+def prediction_line(prediction: Prediction) -> str:
+    """One prediction for a reader."""
+    answer = prediction.answer
+    if isinstance(answer, tuple):
+        return ", ".join(answer) or "(none)"
+    if isinstance(answer, float):
+        return f"{answer:.4g}"
+    share = prediction.probabilities.get(answer)
+    return answer if share is None else f"{answer}  ({100 * share:.0f} %)"
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Write a file aside and rename it: it is there whole or as it was.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be written ({error.strerror}). Choose another place for --output."
+        ) from None
+    finally:
+        if aside.parent.is_dir():
+            aside.unlink(missing_ok=True)
+
+
+def nearest_words(backbone: Any, prompt: SoftPrompt, count: int) -> list[str]:
+    """For each virtual token, the vocabulary's tokens nearest to it."""
+    assert prompt.vectors is not None
+    tokens = backbone.tokenizer
+    table = backbone.embed(range(min(len(tokens), backbone.geometry.num_embeddings)))
+    found = nearest_tokens(prompt.vectors.to(table.device), table, count)
+    return [
+        "  ".join(f"{tokens.decode([id_])!r} {cosine:.2f}" for id_, cosine in slot) for slot in found
+    ]
+
+
+def show_summary(summary: Mapping[str, Any]) -> None:
+    """Everything of a prompt that is no tensor."""
+    table = Table(show_header=False)
+    near = summary.get("nearest tokens", [])
+    for key, value in summary.items():
+        if key not in ("norms", "nearest tokens", "settings"):
+            table.add_row(key, _plain(value))
+    for slot, norm in enumerate(summary.get("norms", [])):
+        words = near[slot] if slot < len(near) else ""
+        table.add_row(f"virtual token {slot}", f"norm {norm:.2f}  {words}")
+    console.print(table)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{k}: {_plain(v)}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    return str(value)
+
+
+def show_settings(rows: Sequence[SettingRow]) -> None:
+    """Every setting: default, range, meaning."""
+    table = Table("setting", "default", "allowed", "meaning")
+    group = ""
+    for row in rows:
+        if row.group != group:
+            table.add_section()
+            group = row.group
+        table.add_row(row.key, row.default, row.allowed, row.meaning)
+    console.print(table)
+
+
+def _score(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"

@@ -1,0 +1,368 @@
+r"""Layouts: a template bound to a tokenizer, which turns rows into ids.
+
+    template   {soft:3}Review: {text} Sentiment:{label}
+    row        {"text": "so dull"}
+
+    ids        [CLS]  -1 -2 -3  Review :  so dull  Sentiment :  [SEP]
+               \___ shared ____________/  \_cut_/             ^
+                                                              label_at
+
+Virtual token `s` has the id `-1 - s`. The label itself is not among the ids: `label_at` says where
+it would stand, `label_ids` how it is spelled there, and room is kept for the longest.
+
+Pieces of text between the braces are spelled one by one, so an anchor is the same in every row.
+Where a sequence would be too long, its fields are cut at their ends, the longest first; virtual
+tokens, anchors and the room of the label are never touched.
+
+Knows strings and ids; no tensor, no model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Number
+from typing import TypeAlias
+
+from ptune.errors import DataError, TemplateError, did_you_mean
+from ptune.parts import Anchor, Field, Label, Mask, Part, Separator, Soft, fault
+from ptune.spelling import Frame, Ids, Span, Speller, Tokenizer, frame
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One row as ids.
+
+    Args:
+        ids: token ids; virtual token `s` is `-1 - s`.
+        types: the segment of each id (`token_type_ids`), zeros where the tokenizer gives none.
+        shared: how many of the first ids are the same in every row.
+        label_at: offset at which the label would be inserted; None without `{label}`.
+        masks: offsets of the mask tokens.
+        cut: field tokens that did not fit.
+    """
+
+    ids: Ids
+    types: Ids
+    shared: int
+    label_at: int | None
+    masks: tuple[int, ...]
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """Ids that are the same in every row; `masks` are offsets among them."""
+
+    span: Span
+    masks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """Where a field stands. `lead` is the white space that belongs to it."""
+
+    field: Field
+    lead: str
+    opens: bool
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Where the label stands. `lead` is the white space that belongs to it."""
+
+    lead: str
+    opens: bool
+
+
+_Piece: TypeAlias = _Fixed | _Value | _Answer
+
+
+class Layout:
+    """Renders rows. Made by `Template.bind`.
+
+    Attributes:
+        source: the template.
+        slots: number of distinct virtual tokens, numbered in order of first appearance.
+        texts: for each block that has an initial text, its slots and as many ids of the text.
+        shared: how many of the first ids are the same in every row.
+        field_tokens: room for all fields of a row together.
+        rows_cut: how many of the rows rendered so far did not fit whole.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        parts: Sequence[Part],
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        label_words: Sequence[str] = (),
+    ) -> None:
+        binding = _Binding(source, parts, tokenizer, max_tokens)
+        self.source = source
+        self.slots = binding.slots
+        self.texts = tuple(binding.texts)
+        self.shared = _count_shared(binding.pieces)
+        self.rows_cut = 0
+        self._speller = binding.speller
+        self._pieces = tuple(binding.pieces)
+        self._values = [piece for piece in self._pieces if isinstance(piece, _Value)]
+        self._answer = next((piece for piece in self._pieces if isinstance(piece, _Answer)), None)
+        self.field_tokens = self._count_room(max_tokens, label_words)
+
+    def label_ids(self, word: str) -> Ids:
+        """Return the ids of a label word as it would be spelled at `{label}`.
+
+        Raises:
+            TemplateError: the template has no `{label}`, or the word has no token.
+        """
+        if self._answer is None:
+            raise TemplateError(
+                f'template "{self.source}": there is no place for the label word "{word}". '
+                "Write {label} where it stands."
+            )
+        ids = self._speller.spell_one(self._answer.lead + word, opens=self._answer.opens)
+        if not word.strip() or not ids:
+            raise TemplateError(
+                f'template "{self.source}": the label word "{word}" has no token. '
+                "Choose a word that the tokenizer can write."
+            )
+        return ids
+
+    def render(self, rows: Sequence[Mapping[str, object]], *, first: int = 1) -> list[Rendered]:
+        """Return each row as ids.
+
+        Args:
+            rows: each with a value for every field.
+            first: number of the first of these rows, for errors.
+
+        Raises:
+            DataError: a value is missing or is not text; names the row and the column.
+        """
+        columns = [self._spell_column(place, rows, first) for place in self._values]
+        by_row = zip(*columns, strict=True) if columns else [()] * len(rows)
+        rendered = [self._render(values) for values in by_row]
+        self.rows_cut += sum(row.cut > 0 for row in rendered)
+        return rendered
+
+    def _spell_column(
+        self, place: _Value, rows: Sequence[Mapping[str, object]], first: int
+    ) -> list[Ids]:
+        texts = [_text(row, place.field.name, number) for number, row in enumerate(rows, first)]
+        return self._speller.spell(
+            [place.lead + text for text in texts], opens=place.opens, plain=True
+        )
+
+    def _render(self, values: Sequence[Ids]) -> Rendered:
+        capped = [ids[: place.field.limit] for ids, place in zip(values, self._values, strict=True)]
+        kept = shorten([len(ids) for ids in capped], self.field_tokens)
+        left = iter([ids[:keep] for ids, keep in zip(capped, kept, strict=True)])
+        ids: list[int] = []
+        types: list[int] = []
+        masks: list[int] = []
+        label_at = None
+        for piece in self._pieces:
+            match piece:
+                case _Fixed():
+                    masks += [len(ids) + at for at in piece.masks]
+                    ids += piece.span.ids
+                    types += piece.span.types
+                case _Value():
+                    ids += next(left)
+                    types += [piece.segment] * (len(ids) - len(types))
+                case _Answer():
+                    label_at = len(ids)
+        cut = sum(map(len, values)) - sum(kept)
+        return Rendered(tuple(ids), tuple(types), self.shared, label_at, tuple(masks), cut)
+
+    def _count_room(self, max_tokens: int, label_words: Sequence[str]) -> int:
+        """Return what is left for the fields."""
+        fixed = [
+            token for piece in self._pieces if isinstance(piece, _Fixed) for token in piece.span.ids
+        ]
+        label = max((len(self.label_ids(word)) for word in label_words), default=0)
+        room = max_tokens - len(fixed) - label
+        if room < 0:
+            virtual = sum(token < 0 for token in fixed)
+            raise TemplateError(
+                f'template "{self.source}": {virtual} virtual tokens, {len(fixed) - virtual} of '
+                f"text and specials and {label} of the longest label are {len(fixed) + label}, "
+                f"more than max_tokens = {max_tokens}. Shorten the template or raise max_tokens."
+            )
+        return room
+
+
+def shorten(lengths: Sequence[int], room: int) -> list[int]:
+    """Return how much of each text is kept, so that all fit: the longest are cut first.
+
+    >>> shorten([5, 9, 2], 11)
+    [4, 5, 2]
+    >>> shorten([5, 9, 2], 100)
+    [5, 9, 2]
+    """
+    kept = list(lengths)
+    # From the shortest on, each may take an equal share of what the shorter ones left.
+    for done, at in enumerate(sorted(range(len(kept)), key=lengths.__getitem__)):
+        kept[at] = min(kept[at], room // (len(kept) - done))
+        room -= kept[at]
+    return kept
+
+
+class _Binding:
+    """Walks through the parts once and spells everything that is not of a row."""
+
+    def __init__(
+        self, source: str, parts: Sequence[Part], tokenizer: Tokenizer, max_tokens: int
+    ) -> None:
+        self.source = source
+        self.max_tokens = max_tokens
+        self.mask_token, self.mask_id = tokenizer.mask_token, tokenizer.mask_token_id
+        self.speller = Speller(tokenizer)
+        self.pieces: list[_Piece] = []
+        self.texts: list[tuple[range, Ids]] = []
+        self.slots = 0
+        self._named: dict[str, range] = {}
+        self._text = ""  # anchors and masks that wait to be spelled together
+        self._opens = True  # no text stands before, in this one of the two texts
+        self._frame = self._watch(tokenizer, parts)
+        self._segment = self._frame.segments[0]
+        self.pieces.append(_Fixed(self._frame.before))
+        for before, part in zip((None, *parts), parts, strict=False):
+            self._take(part, after_separator=isinstance(before, Separator))
+        self._spell_waiting()
+        self.pieces.append(_Fixed(self._frame.after))
+
+    def _watch(self, tokenizer: Tokenizer, parts: Sequence[Part]) -> Frame:
+        separator = next((part for part in parts if isinstance(part, Separator)), None)
+        found = frame(tokenizer, pair=separator is not None)
+        if found is None:
+            raise TemplateError(
+                f'template "{self.source}": this tokenizer writes a text otherwise when it adds '
+                "special tokens, so they cannot be told apart. Use another tokenizer."
+            )
+        if separator and not found.between.ids:
+            reason = "{sep}: this tokenizer puts nothing between two texts. Write text instead."
+            raise fault(self.source, separator.at, reason)
+        return found
+
+    def _take(self, part: Part, *, after_separator: bool) -> None:
+        match part:
+            case Anchor():
+                self._text += part.text.lstrip(" \t") if after_separator else part.text
+            case Mask():
+                if self.mask_id is None:
+                    reason = f"{part}: this tokenizer has no mask token. Use {{label}} instead."
+                    raise fault(self.source, part.at, reason)
+                # Spelled with the text around it: some mask tokens swallow the space before them.
+                self._text += self.mask_token * part.count
+            case Soft():
+                self._spell_waiting()
+                self._fix(tuple(-1 - slot for slot in self._block(part)))
+            case Separator():
+                self._spell_waiting()
+                self.pieces.append(_Fixed(self._frame.between))
+                self._segment, self._opens = self._frame.segments[1], True
+            case Field():
+                lead, opens = self._spell_before()
+                self.pieces.append(_Value(part, lead, opens, self._segment))
+            case Label():
+                self.pieces.append(_Answer(*self._spell_before()))
+
+    def _fix(self, ids: Ids, masks: tuple[int, ...] = ()) -> None:
+        self.pieces.append(_Fixed(Span(ids, (self._segment,) * len(ids)), masks))
+
+    def _spell_waiting(self) -> None:
+        """Spell the text before virtual tokens, `{sep}` or the end, without spaces at its end."""
+        self._spell_anchor(self._text.rstrip(" \t"))
+        self._text = ""
+
+    def _spell_before(self) -> tuple[str, bool]:
+        """Spell the waiting text before a field or the label; return their `lead` and `opens`.
+
+        How much white space goes over to the field depends on the tokenizer: GPT-2's splits
+        "A:\n\nyes" before the last new line, Llama 3's keeps ":\n\n" as one token. So the first cut
+        is taken that does not change how the whole is spelled.
+        """
+        text, self._text = self._text, ""
+        cuts = [len(text.rstrip()), len(text.rstrip(" \t")), len(text)]
+        whole = self._spell(text + "a", self._opens)
+        cut = next((cut for cut in cuts if self._joined(text, cut) == whole), cuts[0])
+        self._spell_anchor(text[:cut])
+        lead, opens = text[cut:], self._opens and not text
+        self._opens = False
+        return lead, opens
+
+    def _joined(self, text: str, cut: int) -> Ids:
+        lead = self._spell(text[cut:] + "a", self._opens and cut == 0)
+        return self._spell(text[:cut], self._opens) + lead
+
+    def _spell(self, text: str, opens: bool) -> Ids:
+        # A tokenizer's own space goes before a text that has none.
+        return self.speller.spell_one(text, opens=opens and not text[:1].isspace()) if text else ()
+
+    def _spell_anchor(self, text: str) -> None:
+        if text:
+            ids = self._spell(text, self._opens)
+            self._fix(ids, tuple(at for at, token in enumerate(ids) if token == self.mask_id))
+            self._opens = False
+
+    def _block(self, part: Soft) -> range:
+        """Return the slots of a block, new ones unless its name is known."""
+        if part.name in self._named:
+            return self._named[part.name]
+        ids = self._spell(part.text or "", self._opens)
+        if part.text and not ids:
+            raise fault(self.source, part.at, f"{part}: the text has no token. Write some words.")
+        length = part.length or len(ids)
+        if length > self.max_tokens:
+            reason = f"{part} alone is longer than max_tokens = {self.max_tokens}. Ask for fewer."
+            raise fault(self.source, part.at, reason)
+        slots = range(self.slots, self.slots + length)
+        self.slots = slots.stop
+        if part.name is not None:
+            self._named[part.name] = slots
+        if ids:
+            repeats = -(-length // len(ids))
+            self.texts.append((slots, (ids * repeats)[:length]))
+        return slots
+
+
+def _count_shared(pieces: Sequence[_Piece]) -> int:
+    shared = 0
+    for piece in pieces:
+        if not isinstance(piece, _Fixed):
+            break
+        shared += len(piece.span.ids)
+    return shared
+
+
+def _text(row: Mapping[str, object], name: str, number: int) -> str:
+    """Return a value of a row as text."""
+    if name not in row:
+        near = did_you_mean(name, [str(column) for column in row])
+        columns = ", ".join(str(column) for column in row) or "none"
+        raise DataError(
+            f'row {number} has no column "{name}", which the template asks for. '
+            f"It has: {columns}.{near}"
+        )
+    value = row[name]
+    where = f'row {number}, column "{name}"'
+    if value is None or (isinstance(value, Number) and value != value):
+        raise DataError(f"{where}: the value is missing. Fill it in, or leave the row out.")
+    if not isinstance(value, str | Number):
+        kind = type(value).__name__
+        raise DataError(f"{where}: found a {kind}. Only text and numbers can be rendered.")
+    text = str(value)
+    if not text.isascii():
+        _check_unicode(text, where)
+    return text
+
+
+def _check_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start + 1} is half of a surrogate pair, which stands for "
+            "nothing. Mend the file's encoding."
+        ) from None

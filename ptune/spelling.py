@@ -1,0 +1,139 @@
+r"""Spelling: how one tokenizer writes text, found by watching it, never by its name.
+
+                       Llama, T5, XLM-R        GPT-2, Qwen, Llama 3
+    "dull" opening     _dull                   dull
+    "dull" inside      dull                    dull
+    " dull" inside     _dull                   _dull
+
+Tokenizers of the first kind put a space in front of whatever they are given. A template is spelled
+piece by piece, and only the piece that opens the text may get that space. So the others are spelled
+behind a marker, whose own tokens are then taken away.
+
+`frame` finds the special tokens that the tokenizer puts around one text, or two.
+
+Knows strings and ids; the tokenizer is passed in. Next: `ptune.layout` spells a template.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Ids: TypeAlias = tuple[int, ...]
+Tokenizer: TypeAlias = Any  # one of transformers: called with texts, has `mask_token`
+
+# Tried in turn: a marker serves if its tokens come first, whole, so it must not melt into the text.
+# A comma does not melt into words, the others do not melt into commas.
+_MARKERS = (",", "0", "a", ")")
+
+
+class Speller:
+    """Writes pieces of one text as the tokenizer would write them where they stand."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._unknown: int | None = getattr(tokenizer, "unk_token_id", None)
+        self._prefixes = self._opening_differs()
+
+    def spell(self, texts: Sequence[str], *, opens: bool, plain: bool = False) -> list[Ids]:
+        """Return the ids of each text, without the specials of `frame`.
+
+        Args:
+            texts: pieces that stand at the same place.
+            opens: nothing stands before them in their text.
+            plain: a name of a special token in the text is not that token, where the tokenizer can.
+        """
+        if opens or not self._prefixes:
+            return self._encode(texts, plain)
+        found: dict[int, Ids] = {}
+        for marker in _MARKERS:
+            left = [at for at in range(len(texts)) if at not in found]
+            if not left:
+                break
+            head, *marked = self._encode([marker, *(marker + texts[at] for at in left)], plain)
+            found |= {
+                at: ids[len(head) :]
+                for at, ids in zip(left, marked, strict=True)
+                if self._stands_alone(head, ids)
+            }
+        left = [at for at in range(len(texts)) if at not in found]
+        found |= dict(zip(left, self._encode([texts[at] for at in left], plain), strict=True))
+        return [found[at] for at in range(len(texts))]
+
+    def spell_one(self, text: str, *, opens: bool) -> Ids:
+        """Return the ids of one text of the template itself."""
+        return self.spell([text], opens=opens)[0]
+
+    def _opening_differs(self) -> bool:
+        for marker in _MARKERS:
+            head, joined, alone = self._encode([marker, marker + "b", "b"], plain=False)
+            if self._stands_alone(head, joined):
+                return joined[len(head) :] != alone
+        return False
+
+    def _stands_alone(self, head: Ids, ids: Ids) -> bool:
+        # Two unknown characters may become one unknown token: such a marker would swallow the text.
+        return bool(head) and self._unknown not in head and ids[: len(head)] == head
+
+    def _encode(self, texts: Sequence[str], plain: bool) -> list[Ids]:
+        if not texts:
+            return []
+        coded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=plain,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # long rows are cut by the layout, so there is nothing to warn of
+        )
+        return [tuple(ids) for ids in coded["input_ids"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring ids with their segments (`token_type_ids`)."""
+
+    ids: Ids
+    types: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The special tokens around one text or two, and the segments of the texts.
+
+    before  FIRST  between  SECOND  after
+    [CLS]   text   [SEP]    text    [SEP]
+    0       0      0        1       1
+    """
+
+    before: Span
+    between: Span
+    after: Span
+    segments: tuple[int, int]
+
+
+def frame(tokenizer: Tokenizer, *, pair: bool) -> Frame | None:
+    """Watch the tokenizer write one text, or a pair. None if the texts are not found again."""
+    texts = ["a", "b"] if pair else ["a"]
+    coded = tokenizer(*texts)
+    ids = tuple(coded["input_ids"])
+    types = tuple(coded.get("token_type_ids") or (0,) * len(ids))
+    alone = [tuple(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    first = _find(alone[0], ids, 0)
+    second = _find(alone[1], ids, first.stop) if first and pair else first
+    if first is None or second is None:
+        return None
+
+    def span(start: int, stop: int) -> Span:
+        return Span(ids[start:stop], types[start:stop])
+
+    return Frame(
+        before=span(0, first.start),
+        between=span(first.stop, second.start),
+        after=span(second.stop, len(ids)),
+        segments=(types[first.start], types[second.start]),
+    )
+
+
+def _find(part: Ids, ids: Ids, start: int) -> range | None:
+    places = (range(at, at + len(part)) for at in range(start, len(ids) - len(part) + 1))
+    return next((place for place in places if ids[place.start : place.stop] == part), None)

@@ -1,0 +1,205 @@
+r"""Causal language modelling: the label is the next words.
+
+    Tweet text : no reply for three days Label : | complaint
+    \________________ row ____________________/  | \_ label _/
+
+With a set of labels, a row's score of a label is the log-probability of its words, and
+
+    p(label | row) = softmax over labels of  sum_t log p(word_t | row, words before t)
+
+which is exact for labels of any length: where one label is the beginning of another ("no" and
+"no complaint"), every label is closed by the end token, so that the shorter one is not favoured.
+The row is computed once; each label continues it (`ptune.batch.Branch`).
+
+Two losses: `labels`, the negative log of that p, and `vocabulary`, of the words among all words
+of the vocabulary. The first spends no step on learning to say a label at all, and trained prompts
+to far higher scores (`bench/defaults.py`); the second is what other libraries compute, and the one
+for free text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptune import metrics
+from ptune.batch import Branch, TokenSequence
+from ptune.errors import ConfigError
+from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, index_of
+from ptune.layout import Layout, Rendered
+
+
+class CausalLM:
+    """Label words, or free text, as the continuation of a row.
+
+    Args:
+        layout: the template, bound to the tokenizer.
+        words: label -> the words that stand for it. Empty: free text.
+        end: the end token, which closes free text and labels that begin alike.
+        loss: over the labels, or over the whole vocabulary.
+    """
+
+    name = "causal-lm"
+    read: Literal["states", "logits"] = "logits"
+
+    def __init__(
+        self,
+        layout: Layout,
+        words: Mapping[str, str],
+        *,
+        end: int | None,
+        loss: Literal["labels", "vocabulary"] = "labels",
+    ) -> None:
+        self.layout = layout
+        self.labels = tuple(words)
+        self.end = end
+        self.generates = not words
+        self.over_labels = bool(words) and loss == "labels"
+        self._words = {label: layout.label_ids(word) for label, word in words.items()}
+        self._close_labels()
+
+    def _close_labels(self) -> None:
+        """Append the end token to every label where one begins another."""
+        ids = list(self._words.values())
+        if not any(a != b and b[: len(a)] == a for a in ids for b in ids):
+            return
+        if self.end is None:
+            raise ConfigError(
+                f"Labels {', '.join(map(repr, self.labels))}: the words of one are the beginning of "
+                "another's, and the tokenizer has no end token to tell them apart. Choose other "
+                "words with verbalizer."
+            )
+        self._words = {label: (*words, self.end) for label, words in self._words.items()}
+
+    def head(self, hidden: int) -> nn.Module | None:
+        """None: the backbone's own language-model head gives the words."""
+        return None
+
+    def question(self, example: Example) -> TokenSequence:
+        """The row up to its answer."""
+        said = len(example.target or ()) - 1 if self.generates else 0
+        ids = example.sequence.ids
+        return replace(example.sequence, ids=ids[: len(ids) - max(0, said)], reads=(), branches=())
+
+    def examples(
+        self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
+    ) -> list[Example]:
+        """Rows up to their label, with every label as a continuation."""
+        if self.generates and answers is not None:
+            return self.training_examples(rows, answers)
+        branches = tuple(
+            Branch(ids[:-1], tuple(range(len(ids) - 1)))
+            for ids in self._words.values()
+            if len(ids) > 1
+        )
+        targets = [None] * len(rows) if answers is None else [self._index(a) for a in answers]
+        return [
+            Example(_sequence(one, branches=branches), target, answer, one.cut)
+            for one, target, answer in zip(
+                self.layout.render(rows), targets, answers or targets, strict=True
+            )
+        ]
+
+    def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
+        """What is trained on: as for scoring, or each row with its own words alone."""
+        if self.over_labels:
+            return self.examples(rows, answers)
+        said = [self._spoken(answer) for answer in answers]
+        return [
+            Example(_sequence(one, answer=ids), ids, answer, one.cut)
+            for one, ids, answer in zip(self.layout.render(rows), said, answers, strict=True)
+        ]
+
+    def _index(self, answer: Answer) -> int:
+        return index_of(answer, self.labels)
+
+    def _spoken(self, answer: Answer) -> tuple[int, ...]:
+        """The ids of an answer: its label's words, or its free text and the end token."""
+        if self.labels:
+            return self._words[self.labels[self._index(answer)]]
+        ids = self.layout.label_ids(str(answer))
+        return ids if self.end is None else (*ids, self.end)
+
+    def loss(
+        self,
+        read: Float[Tensor, "reads vocab"],
+        examples: Sequence[Example],
+        head: nn.Module | None,
+    ) -> Float[Tensor, " examples"]:
+        """Negative log-probability of the right label, or the mean over the words of the answer."""
+        if isinstance(examples[0].target, tuple):
+            words = torch.tensor([id for e in examples for id in e.target], device=read.device)
+            each = functional.cross_entropy(read.float(), words, reduction="none")
+            lengths = [len(e.target) for e in examples]
+            return torch.stack([part.mean() for part in each.split(lengths)])
+        scores = self._label_scores(read, len(examples))
+        targets = torch.tensor([e.target for e in examples], device=read.device)
+        return functional.cross_entropy(scores, targets, reduction="none")
+
+    def _label_scores(
+        self, read: Float[Tensor, "reads vocab"], count: int
+    ) -> Float[Tensor, "examples labels"]:
+        """Log-probability of every label's words. Each example has as many reads as the others."""
+        words, at, label = self._score_plan(read.device)
+        logits = read.view(count, -1, read.shape[-1]).float()
+        chosen = logits[:, at, words] - logits.logsumexp(dim=-1)[:, at]
+        scores = chosen.new_zeros(count, len(self.labels))
+        return scores.index_add(1, label, chosen)
+
+    def _score_plan(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """For every word of every label: its id, the read that predicts it, its label."""
+        plan: list[tuple[int, int, int]] = []
+        branch = 1
+        for label, ids in enumerate(self._words.values()):
+            reads = [0, *range(branch, branch + len(ids) - 1)]
+            branch += len(ids) - 1
+            plan += [(id, read, label) for id, read in zip(ids, reads, strict=True)]
+        words, at, label_of = zip(*plan, strict=True)
+        return (
+            torch.tensor(words, device=device),
+            torch.tensor(at, device=device),
+            torch.tensor(label_of, device=device),
+        )
+
+    def predict(
+        self,
+        read: Float[Tensor, "reads vocab"],
+        examples: Sequence[Example],
+        head: nn.Module | None,
+    ) -> list[Prediction]:
+        """The most likely label of each row, with the probabilities of all."""
+        shares = self._label_scores(read, len(examples)).softmax(dim=-1)
+        return [best_label(row, self.labels) for row in shares.tolist()]
+
+    def scores(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """Accuracy and macro F1; for free text the share of answers that are right to the letter."""
+        if self.generates:
+            right = [
+                p.answer == str(e.answer).strip()
+                for p, e in zip(predictions, examples, strict=True)
+            ]
+            return {"exact_match": sum(right) / len(right)}
+        truth = [str(e.answer) for e in examples]
+        return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
+
+
+def _sequence(
+    one: Rendered, *, branches: tuple[Branch, ...] = (), answer: tuple[int, ...] = ()
+) -> TokenSequence:
+    """The row up to its label, and as much of an answer as is needed to predict the rest."""
+    assert one.label_at is not None
+    ids = one.ids[: one.label_at] + answer[:-1]
+    last = one.label_at - 1
+    return TokenSequence(
+        ids=ids,
+        reads=tuple(range(last, last + max(1, len(answer)))),
+        shared=min(one.shared, one.label_at),
+        types=one.types[: one.label_at] + one.types[one.label_at - 1 : one.label_at] * len(answer[:-1]),
+        branches=branches,
+    )

@@ -1,0 +1,151 @@
+r"""Sequence classification: a trained head on the pooled state of a row.
+
+    encoder   [CLS] P P P the film is a delight [SEP]      the state of the first token
+    decoder   P P P the film is a delight                  the state of the last one
+
+The state that is pooled is a real token's, never a virtual one's and never padding's. One label a
+row (softmax), several (a sigmoid each), or a number (regression).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptune import metrics
+from ptune.batch import TokenSequence
+from ptune.errors import DataError
+from ptune.heads import ClassificationHead
+from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, index_of
+from ptune.layout import Layout, Rendered
+
+Problem = Literal["single-label", "multi-label", "regression"]
+
+
+class SequenceClassification:
+    """A label, several labels or a number for a row.
+
+    Args:
+        layout: the template, bound to the tokenizer.
+        labels: empty for regression.
+        problem: what a row's label is.
+        causal: the backbone is a decoder, so the last token is pooled instead of the first.
+        dropout: of the head, 0 .. 1.
+    """
+
+    name = "sequence-classification"
+    read: Literal["states", "logits"] = "states"
+    generates = False
+
+    def __init__(
+        self,
+        layout: Layout,
+        labels: Sequence[str],
+        *,
+        problem: Problem = "single-label",
+        causal: bool,
+        dropout: float = 0.0,
+    ) -> None:
+        self.layout = layout
+        self.labels = tuple(labels)
+        self.problem = problem
+        self.causal = causal
+        self.dropout = dropout
+
+    def head(self, hidden: int) -> nn.Module | None:
+        """A linear head, one number a label."""
+        return ClassificationHead(hidden, max(1, len(self.labels)), dropout=self.dropout)
+
+    def question(self, example: Example) -> TokenSequence:
+        """Never asked: this task does not generate."""
+        return example.sequence
+
+    def examples(
+        self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
+    ) -> list[Example]:
+        """Rows with the position that is pooled."""
+        targets = [None] * len(rows) if answers is None else [self._target(a) for a in answers]
+        return [
+            Example(self._sequence(one), target, answer, one.cut)
+            for one, target, answer in zip(
+                self.layout.render(rows), targets, answers or targets, strict=True
+            )
+        ]
+
+    def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
+        """The same: the label is no part of the text."""
+        return self.examples(rows, answers)
+
+    def _sequence(self, one: Rendered) -> TokenSequence:
+        real = [at for at, id in enumerate(one.ids) if id >= 0]
+        if not real:
+            raise DataError("A row has no token of its own to be pooled: its fields are empty.")
+        return TokenSequence(
+            ids=one.ids,
+            reads=(real[-1] if self.causal else real[0],),
+            shared=one.shared,
+            types=one.types,
+        )
+
+    def _target(self, answer: Answer) -> int | float | tuple[int, ...]:
+        if isinstance(answer, tuple):
+            return tuple(index_of(label, self.labels) for label in answer)
+        return answer if isinstance(answer, float) else index_of(answer, self.labels)
+
+    def loss(
+        self,
+        read: Float[Tensor, "reads hidden"],
+        examples: Sequence[Example],
+        head: nn.Module | None,
+    ) -> Float[Tensor, " examples"]:
+        """Cross-entropy; its mean over labels for several; the squared error for a number."""
+        assert head is not None
+        logits = head(read)
+        if self.problem == "single-label":
+            targets = torch.tensor([e.target for e in examples], device=logits.device)
+            return functional.cross_entropy(logits, targets, reduction="none")
+        if self.problem == "regression":
+            numbers = torch.tensor([e.target for e in examples], device=logits.device)
+            return (logits[:, 0] - numbers).square()
+        wanted = torch.zeros_like(logits)
+        for line, example in enumerate(examples):
+            wanted[line, list(example.target)] = 1.0
+        each = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        return each.mean(dim=1)
+
+    def predict(
+        self,
+        read: Float[Tensor, "reads hidden"],
+        examples: Sequence[Example],
+        head: nn.Module | None,
+    ) -> list[Prediction]:
+        """The most likely label; every label above one half; or the number."""
+        assert head is not None
+        logits = head(read)
+        if self.problem == "regression":
+            return [Prediction(number) for number in logits[:, 0].tolist()]
+        if self.problem == "single-label":
+            return [best_label(row, self.labels) for row in logits.softmax(-1).tolist()]
+        return [self._several(row) for row in logits.sigmoid().tolist()]
+
+    def _several(self, shares: Sequence[float]) -> Prediction:
+        chosen = tuple(label for label, p in zip(self.labels, shares, strict=True) if p > 0.5)
+        return Prediction(chosen, dict(zip(self.labels, shares, strict=True)))
+
+    def scores(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """Accuracy and macro F1; micro and macro F1; or error and correlations."""
+        if self.problem == "regression":
+            return metrics.regression([e.target for e in examples], [p.answer for p in predictions])
+        if self.problem == "single-label":
+            truth = [str(e.answer) for e in examples]
+            return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
+        return metrics.multilabel(
+            [e.answer for e in examples],
+            [p.answer for p in predictions],
+            self.labels,
+        )

@@ -1,0 +1,110 @@
+"""What a task is: how a row becomes ids, a loss, a prediction and a score.
+
+    rows -> Task.encode -> examples -> pack -> run -> read -> Task.loss     (training)
+                                                           -> Task.predict  (evaluation, serving)
+
+`read` is what `ptune.run` returned: one row of numbers a read position, in order of the examples.
+A task knows templates and labels; it knows no model, no optimizer and no file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ptune.batch import TokenSequence
+from ptune.errors import DataError
+
+Row = Mapping[str, object]
+
+# The right answer of a row: a label or a text, several labels, or a number.
+Answer = str | tuple[str, ...] | float
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, encoded.
+
+    Args:
+        sequence: what the backbone sees.
+        target: what the task learns from, as it computes with it; None where the row has no label.
+        answer: the same as the rows have it.
+        cut: tokens of the row that did not fit.
+    """
+
+    sequence: TokenSequence
+    target: Any = None
+    answer: Answer | None = None
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a task says of a row.
+
+    Args:
+        answer: a label, several labels, a number, or generated text.
+        probabilities: of every label, where the task has labels.
+    """
+
+    answer: Answer
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """The interface that training, evaluation and serving use."""
+
+    name: str
+    read: Literal["states", "logits"]
+    labels: tuple[str, ...]
+    generates: bool
+
+    def question(self, example: Example) -> TokenSequence:
+        """What is continued, where the task `generates` its answers."""
+
+    def head(self, hidden: int) -> nn.Module | None:
+        """A new trained head for states of this width, or None where the backbone's own is used."""
+
+    def examples(
+        self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
+    ) -> list[Example]:
+        """Rows to predict; with their right answers, rows to be measured by."""
+
+    def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
+        """Rows to train on."""
+
+    def loss(
+        self, read: Float[Tensor, "reads features"], examples: Sequence[Example],
+        head: nn.Module | None,
+    ) -> Float[Tensor, " examples"]:
+        """The loss of each example, in nats (or squared units for regression)."""
+
+    def predict(
+        self, read: Float[Tensor, "reads features"], examples: Sequence[Example],
+        head: nn.Module | None,
+    ) -> list[Prediction]:
+        """One prediction an example."""
+
+    def scores(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """How good the predictions are."""
+
+
+def index_of(answer: Answer, labels: Sequence[str]) -> int:
+    """Index of a label.
+
+    Raises:
+        DataError: the task does not know it. (`ptune.data.check_labels` says so with its place.)
+    """
+    if answer not in labels:
+        raise DataError(f"unknown label {answer!r}. Known: {', '.join(map(repr, labels))}.")
+    return labels.index(str(answer))
+
+
+def best_label(shares: Sequence[float], labels: Sequence[str]) -> Prediction:
+    """The label with the largest probability; the first of them where several are equal."""
+    best = max(range(len(labels)), key=lambda label: shares[label])
+    return Prediction(labels[best], dict(zip(labels, shares, strict=True)))

@@ -1,0 +1,171 @@
+"""A prompt while it is trained: its encoders and its head, and nothing of the backbone.
+
+    prompt = TrainablePrompt(shallow=LSTMEncoder(...), deep=None, sites=(), head=None)
+    prompt.tensors()     # what the backbone needs, with gradients; once a step, never once a row
+    prompt.fold()        # the constant that ships; exact
+
+`PromptedBackbone` puts such a prompt on a backbone as one `torch.nn.Module` with a Hugging Face
+style `forward`, for `transformers.Trainer` or a loop of your own. Its state dict holds the prompt
+and not the backbone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptune.backbone import Backbone
+from ptune.batch import PromptTensors, TokenSequence
+from ptune.encoders import KeysValues, PrefixEncoder
+from ptune.errors import ConfigError
+from ptune.run import run
+
+# What the loss passes over, as everywhere in transformers.
+IGNORED = -100
+
+
+class TrainablePrompt(nn.Module):
+    """Encoders, head, and the sites that the deep prompt goes to.
+
+    Args:
+        shallow: gives the virtual tokens of the template; None where it has none.
+        deep: gives keys and values; None for methods without.
+        sites: attention sites of `deep`, in its order.
+        offset: added to the positions of real tokens (`PromptTensors.offset`).
+        head: trained with the prompt; None where the backbone's own is used.
+    """
+
+    def __init__(
+        self,
+        *,
+        shallow: nn.Module | None = None,
+        deep: PrefixEncoder | None = None,
+        sites: Sequence[int] = (),
+        offset: int = 0,
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.shallow = shallow
+        self.deep = deep
+        self.head = head
+        self.sites = tuple(sites)
+        self.offset = offset
+
+    def tensors(self) -> PromptTensors:
+        """Run the encoders. Their input is constant, so once a step is enough."""
+        return PromptTensors(
+            vectors=None if self.shallow is None else _encode(self.shallow),
+            deep=self._keys_values(),
+            offset=self.offset,
+        )
+
+    def _keys_values(self) -> dict[int, KeysValues]:
+        if self.deep is None:
+            return {}
+        return dict(zip(self.sites, self.deep.split(_encode(self.deep)), strict=True))
+
+    def fold(self) -> PromptTensors:
+        """The constant that the encoders compute in eval mode, without gradients. Exact."""
+        with torch.no_grad(), _evaluating(self):
+            return self.tensors()
+
+
+def _encode(encoder: nn.Module) -> Float[Tensor, "slots width"]:
+    slots = encoder.slots
+    device = next(encoder.parameters()).device
+    return encoder(torch.arange(slots, device=device)[None])[0]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+class PromptedBackbone(nn.Module):
+    """A frozen backbone with a prompt in front: `logits = backbone([prompt; row])`.
+
+    The prompt's virtual tokens stand before the first token, or behind as many as `after` says
+    (1 puts them behind `[CLS]`). Output positions are those of the given tokens alone, so labels
+    need no shift. Only the prompt's parameters are registered: an optimizer, a checkpoint and DDP
+    see a few kilobytes.
+
+    Args:
+        backbone: with a language-model head.
+        prompt: shallow, deep or both.
+        after: tokens of each row that stand before the virtual tokens.
+    Raises:
+        ConfigError: the backbone has no language-model head.
+    """
+
+    def __init__(self, backbone: Backbone, prompt: TrainablePrompt, *, after: int = 0) -> None:
+        super().__init__()
+        if not backbone.has_lm_head:
+            raise ConfigError(
+                f'"{backbone.name}" has no language-model head. Load a model saved with one.'
+            )
+        self.prompt = prompt
+        self.after = after
+        # In a tuple, so that the backbone is no submodule and no checkpoint holds it.
+        self._backbone = (backbone,)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen backbone."""
+        return self._backbone[0]
+
+    @property
+    def config(self) -> Any:
+        """The backbone's configuration, where `transformers` looks for it."""
+        return self.backbone.model.config
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        labels: Int[Tensor, "batch tokens"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Logits of every token, and the loss where labels are given.
+
+        Args:
+            attention_mask: 0 at padding, left or right; None without padding.
+            labels: as in transformers: the same length as `input_ids`, -100 where nothing is to be
+                learned. A causal backbone is trained to say the next token.
+        Returns:
+            `logits` (batch, tokens, vocab), 0 at padding, and `loss`.
+        """
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        slots = 0 if self.prompt.shallow is None else int(self.prompt.shallow.slots)
+        sequences = [
+            self._sequence(row[keep.bool()].tolist(), slots)
+            for row, keep in zip(input_ids, real, strict=True)
+        ]
+        batch = self.backbone.pack(sequences)
+        read = run(self.backbone, [self.prompt.tensors()], batch, read="logits")
+        logits = read.new_zeros(*input_ids.shape, read.shape[-1])
+        logits = logits.masked_scatter(real.bool()[..., None], read)
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": self._loss(logits, labels, real), "logits": logits}
+
+    def _sequence(self, ids: list[int], slots: int) -> TokenSequence:
+        virtual = tuple(-1 - slot for slot in range(slots))
+        whole = (*ids[: self.after], *virtual, *ids[self.after :])
+        reads = tuple(at for at, id in enumerate(whole) if id >= 0)
+        return TokenSequence(whole, reads=reads, shared=0 if self.after else slots)
+
+    def _loss(self, logits: Tensor, labels: Tensor, real: Tensor) -> Float[Tensor, ""]:
+        labels = labels.masked_fill(real == 0, IGNORED)
+        if self.backbone.geometry.causal:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        return functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED
+        )

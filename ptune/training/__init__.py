@@ -1,0 +1,13 @@
+"""Training: from a recipe and labelled rows to a folded prompt.
+
+    result = ptune.train(backbone, "train.csv", task="causal-lm",
+                         template="{soft:20}Tweet text : {text} Label : {label}")
+    result.prompt.save("complaints")
+
+Read `loop.py` first; `schedule.py` and `checkpoint.py` are why a run can be stopped anywhere.
+"""
+
+from ptune.training.train import Result as Result
+from ptune.training.train import load_backbone as load_backbone
+from ptune.training.train import train as train
+from ptune.training.train import train_recipe as train_recipe

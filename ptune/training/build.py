@@ -1,0 +1,152 @@
+"""From a recipe to the parts of a run: the prompt's encoders, where they start, and its head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ptune.backbone import Backbone
+from ptune.config import Recipe
+from ptune.encoders import (
+    EmbeddingEncoder,
+    Encoder,
+    LSTMEncoder,
+    MLPEncoder,
+    PrefixEncoder,
+    ResidualEncoder,
+)
+from ptune.errors import ConfigError
+from ptune.initial import Start, initial_keys_values, initial_vectors, text_ids
+from ptune.layout import Layout
+from ptune.parts import Anchor
+from ptune.prompt import SoftPrompt
+from ptune.tasks import Task
+from ptune.template import Template
+from ptune.trainable import TrainablePrompt
+
+
+def build_prompt(
+    recipe: Recipe, backbone: Backbone, task: Task, template: Template, layout: Layout
+) -> TrainablePrompt:
+    """Make the prompt that a recipe asks for, at its start. One seed makes one prompt.
+
+    Args:
+        recipe: resolved.
+        layout: the template, bound to the backbone's tokenizer.
+    Raises:
+        ConfigError: the method has nothing to train, or a layer is not there.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    start = _start(recipe, backbone, task, template)
+    deep = recipe.method == "p-tuning-v2"
+    if not deep and not layout.slots:
+        raise ConfigError(
+            f'template "{template.source}" has no virtual tokens, which method {recipe.method} '
+            "trains. Put {soft:20} where they should stand, or use method: p-tuning-v2."
+        )
+    shallow = _shallow(recipe, backbone, layout, start, generator) if layout.slots else None
+    sites = chosen_sites(recipe.layers, len(backbone.geometry.sites)) if deep else ()
+    prefix, offset = _deep(recipe, backbone, sites, start, generator) if deep else (None, 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        head = task.head(backbone.geometry.hidden)
+    return TrainablePrompt(shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head)
+
+
+def _shallow(
+    recipe: Recipe, backbone: Backbone, layout: Layout, start: Start, generator: torch.Generator
+) -> Encoder:
+    slots, width = layout.slots, backbone.geometry.width
+    initial = initial_vectors(backbone, start, slots, generator)
+    for block, ids in layout.texts:  # a text in the template goes before init
+        initial[block.start : block.stop] = backbone.embed(ids).cpu()
+    scale = backbone.embedding_scale
+    if recipe.encoder == "lstm":
+        return LSTMEncoder(
+            slots,
+            width,
+            hidden=recipe.encoder_hidden,
+            dropout=recipe.encoder_dropout,
+            initial=initial,
+            scale=scale,
+            generator=generator,
+        )
+    if recipe.encoder == "mlp":
+        hidden = recipe.encoder_hidden
+        return MLPEncoder(
+            slots, width, hidden=hidden, initial=initial, scale=scale, generator=generator
+        )
+    if recipe.encoder == "residual":
+        bottleneck = recipe.encoder_hidden or 128
+        return ResidualEncoder(
+            slots, width, bottleneck=bottleneck, initial=initial, scale=scale, generator=generator
+        )
+    return EmbeddingEncoder(slots, width, initial=initial, scale=scale, generator=generator)
+
+
+def _deep(
+    recipe: Recipe,
+    backbone: Backbone,
+    sites: Sequence[int],
+    start: Start,
+    generator: torch.Generator,
+) -> tuple[PrefixEncoder, int]:
+    made = initial_keys_values(backbone, start, recipe.prompt_length, sites, generator)
+    encoder = PrefixEncoder(
+        recipe.prompt_length,
+        [backbone.geometry.sites[site].shape for site in sites],
+        projection=recipe.projection,
+        dropout=recipe.prefix_dropout,
+        initial=made.initial,
+        scales=made.scales,
+        generator=generator,
+    )
+    return encoder, made.offset
+
+
+def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, ...]:
+    """The attention sites of a deep prompt: all, the last ones, or those listed.
+
+    Raises:
+        ConfigError: one is not there.
+
+    >>> chosen_sites("upper:2", 6), chosen_sites((0, 3), 6), chosen_sites(None, 2)
+    ((4, 5), (0, 3), (0, 1))
+    """
+    if layers is None:
+        return tuple(range(count))
+    if isinstance(layers, str):
+        upper = int(layers.partition(":")[2])
+        wanted = range(count - upper, count)
+    else:
+        wanted = sorted(layers)
+    if wanted[0] < 0 or wanted[-1] >= count:
+        raise ConfigError(
+            f"layers = {layers!r}: the backbone has {count} attention sites, numbered 0 .. "
+            f"{count - 1}. Choose among them."
+        )
+    return tuple(wanted)
+
+
+def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -> Start:
+    """What `init` names; "auto" is the text that says most about the task."""
+    if recipe.init in ("random", "vocabulary"):
+        return Start(recipe.init)
+    if recipe.init == "text" or (recipe.init == "auto" and recipe.init_text):
+        assert recipe.init_text is not None
+        return Start("text", text_ids(backbone, recipe.init_text))
+    if recipe.init == "labels":
+        if not task.labels:
+            raise ConfigError("init = labels: the task has no labels. Use init: text.")
+        return Start("labels", text_ids(backbone, " ".join(task.labels)))
+    if recipe.init == "auto":
+        own = " ".join(p.text.strip() for p in template.parts if isinstance(p, Anchor))
+        said = f"{own} {' '.join(task.labels)}".strip()
+        return Start("text", text_ids(backbone, said)) if said else Start("vocabulary")
+    return Start("prompt", prompt=SoftPrompt.load(Path(recipe.init)))
+
+
+def head_tensors(head: nn.Module | None) -> dict[str, torch.Tensor]:
+    """A head as tensors for the artifact."""
+    return {} if head is None else {k: v.detach().cpu() for k, v in head.state_dict().items()}

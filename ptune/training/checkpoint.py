@@ -1,0 +1,115 @@
+"""Checkpoints: everything that a run needs to go on, bit for bit, and nothing unpickled.
+
+    <output>/checkpoint/
+        prompt.safetensors   prompt and encoder, the best one so far, optimizer, random state
+        prompt.json          step, best score, settings, fingerprints of the data and the backbone
+
+Written as every prompt is (`ptune.artifact`): aside and renamed, so that a run that is killed
+while it writes leaves the checkpoint before; and checked by hash when it is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptune.artifact import read_folder, write_folder
+from ptune.errors import ConfigError
+
+CARD = "A checkpoint of a ptune run, not a prompt. Go on with the run's own command and --resume.\n"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: steps done.
+        best: best validation score so far, in the direction of the metric; None before the first.
+        best_step: when it was reached.
+        without_gain: evaluations since then.
+        best_scores: all scores of that evaluation.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    without_gain: int = 0
+    best_scores: dict[str, float] = field(default_factory=dict)
+
+
+def save(
+    folder: Path,
+    progress: Progress,
+    *,
+    prompt: nn.Module,
+    best: Mapping[str, Tensor] | None,
+    optimizer: torch.optim.Optimizer,
+    random: Mapping[str, Tensor],
+    identity: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint in place of the one before."""
+    tensors = {f"prompt.{name}": value for name, value in prompt.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
+    tensors |= {f"random.{name}": value for name, value in random.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    document = {"progress": asdict(progress), "identity": dict(identity)}
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_folder(folder, plain, document, CARD)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint that was read: progress, the best prompt so far, the random state."""
+
+    progress: Progress
+    best: dict[str, Tensor] | None
+    random: dict[str, Tensor]
+
+
+def load(
+    folder: Path,
+    *,
+    prompt: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> Loaded:
+    """Read a checkpoint into a prompt and an optimizer.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged.
+        ConfigError: it belongs to a run with other settings, data or backbone.
+    """
+    document, tensors = read_folder(folder)
+    _compare(folder, document["identity"], identity)
+    prompt.load_state_dict(_part(tensors, "prompt"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(tensors, "optimizer").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return Loaded(
+        Progress(**document["progress"]),
+        _part(tensors, "best") or None,
+        _part(tensors, "random"),
+    )
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+
+def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that is another one."""
+    different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    if different:
+        key = different[0]
+        raise ConfigError(
+            f"{folder}: this checkpoint belongs to another run: {', '.join(different)} differ "
+            f"({key}: {found.get(key)!r} there, {wanted.get(key)!r} now). Give the settings and "
+            "data of that run, or start anew without resume."
+        )

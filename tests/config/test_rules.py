@@ -1,0 +1,161 @@
+import pytest
+
+from ptune.config import ENCODERS_OF, METRICS_OF, Recipe
+from ptune.errors import ConfigError
+
+HEAD = "sequence-classification"
+DEEP = "p-tuning-v2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"method": DEEP, "encoder": "lstm"},
+            (
+                "encoder = lstm does not go with method = p-tuning-v2, which trains keys and "
+                "values. Leave encoder out, or set projection."
+            ),
+        ),
+        (
+            {"method": "p-tuning", "encoder": "embedding"},
+            (
+                "encoder = embedding does not go with method = p-tuning. "
+                "Its encoders: lstm, mlp, residual."
+            ),
+        ),
+        (
+            {"projection": 8},
+            "projection = 8 goes with method = p-tuning-v2 only; method is p-tuning.",
+        ),
+        (
+            {"layers": [0, 2]},
+            "layers = [0, 2] goes with method = p-tuning-v2 only; method is p-tuning.",
+        ),
+        (
+            {"prefix_dropout": 0.1},
+            "prefix_dropout = 0.1 goes with method = p-tuning-v2 only; method is p-tuning.",
+        ),
+        (
+            {"method": DEEP, "encoder_hidden": 8},
+            (
+                "encoder_hidden = 8 has nothing to set: the prompt of this recipe is a table. "
+                "Choose encoder: lstm, mlp or residual, or leave encoder_hidden out."
+            ),
+        ),
+        (
+            {"method": "prompt-tuning", "encoder_hidden": 8},
+            (
+                "encoder_hidden = 8 has nothing to set: the prompt of this recipe is a table. "
+                "Choose encoder: lstm, mlp or residual, or leave encoder_hidden out."
+            ),
+        ),
+        (
+            {"encoder": "mlp", "encoder_dropout": 0.1},
+            (
+                "encoder_dropout = 0.1 goes with encoder = lstm only. "
+                "Choose method: p-tuning with encoder: lstm, or leave encoder_dropout out."
+            ),
+        ),
+        ({"init": "text"}, "init = text needs init_text, the text to start from."),
+        (
+            {"init": "random", "init_text": "a"},
+            "init_text goes with init = text only; init is random.",
+        ),
+        (
+            {"problem": "regression"},
+            "problem = regression needs a trained head. Set task: sequence-classification.",
+        ),
+        (
+            {"task": HEAD, "verbalizer": {"a": "b"}},
+            (
+                "verbalizer goes with tasks that answer in words; task = sequence-classification "
+                "has a trained head. Leave verbalizer out, or set task: causal-lm."
+            ),
+        ),
+        (
+            {"task": HEAD, "problem": "regression", "labels": ["a"]},
+            (
+                "labels does not go with problem = regression, whose labels are numbers. "
+                "Leave labels out."
+            ),
+        ),
+        ({"labels": ["a", "b", "a"]}, "labels = [a, b, a] names a label twice."),
+        (
+            {"task": HEAD, "problem": "multi-label", "few_shot": 4},
+            (
+                "few_shot = 4 draws rows per label and needs problem = single-label; "
+                "problem is multi-label. Set max_rows instead."
+            ),
+        ),
+        (
+            {"few_shot": 4, "max_rows": 9},
+            "few_shot = 4 and max_rows = 9 both draw training rows. Keep one.",
+        ),
+        (
+            {"patience": 3, "validation_share": 0.0},
+            "patience = 3 needs validation rows. Give validation or validation_share.",
+        ),
+        (
+            {"task": HEAD, "metric": "perplexity"},
+            "metric = perplexity goes with task = causal-lm only; task is sequence-classification.",
+        ),
+        (
+            {"metric": "mse"},
+            (
+                "metric = mse does not go with problem = single-label. "
+                "Its metrics: accuracy, macro_f1, loss, perplexity."
+            ),
+        ),
+        (
+            {"head_lr": 0.1},
+            "head_lr = 0.1 has nothing to train: task = causal-lm has no head. Leave head_lr out.",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ConfigError) as caught:
+        Recipe.make(**settings)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": DEEP, "projection": 8, "layers": "upper:2", "prefix_dropout": 0.1},
+        {"encoder": "mlp", "encoder_hidden": 8},
+        {"method": "prompt-tuning", "encoder": "residual", "encoder_hidden": 8},
+        {"encoder_dropout": 0.1},
+        {"init": "text", "init_text": "a"},
+        {"init_text": "a"},
+        {"task": HEAD, "problem": "multi-label", "labels": ["a", "b"], "head_lr": 0.1},
+        {"patience": 3, "validation_share": 0.0, "validation": "dev.csv"},
+        {"patience": 3},
+        {"metric": "perplexity", "verbalizer": {"a": "b"}, "few_shot": 4},
+    ],
+)
+def test_settings_that_go_together_are_accepted(settings: dict[str, object]):
+    given = Recipe.make(**settings).to_dict()
+    assert {key: given[key] for key in settings if key != "verbalizer"} == {
+        key: value for key, value in settings.items() if key != "verbalizer"
+    }
+
+
+def test_every_encoder_and_metric_of_the_tables_is_accepted():
+    for method, encoders in ENCODERS_OF.items():
+        for encoder in encoders:
+            assert Recipe.make(method=method, encoder=encoder).encoder == encoder
+    for problem, metrics in METRICS_OF.items():
+        for metric in set(metrics) - {"perplexity"}:
+            made = Recipe.make(task=HEAD, problem=problem, metric=metric)
+            assert made.metric == metric
+
+
+def test_several_clashes_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Recipe.make(init="text", projection=8)
+    assert str(caught.value) == (
+        "2 mistakes:\n"
+        "  - projection = 8 goes with method = p-tuning-v2 only; method is p-tuning.\n"
+        "  - init = text needs init_text, the text to start from."
+    )

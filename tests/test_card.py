@@ -1,0 +1,134 @@
+import pytest
+import yaml
+
+from ptune.card import model_card
+
+DOCUMENT = {
+    "template": "{soft:2}Tweet text : {text} Label : {label}",
+    "task": "causal-lm",
+    "slots": 2,
+    "labels": ["no complaint", "complaint"],
+    "verbalizer": {"complaint": ["yes", "s|í"]},
+    "backbone": "example/tiny",
+    "settings": {"method": "p-tuning", "encoder": "lstm"},
+    "scores": {"test": {"accuracy": 0.87512, "pearson": None}, "rows": 400},
+    "trained_parameters": 1234,
+    "license": "cc0-1.0",
+}
+
+
+def card(sites=0, **changes):
+    return model_card(DOCUMENT | changes, sites=sites, title="Complaints", source="hub:bob/x")
+
+
+def front_matter(text):
+    _, matter, _ = text.split("---\n", 2)
+    return yaml.safe_load(matter)
+
+
+def test_the_whole_card():
+    assert card() == (
+        """---
+library_name: ptune
+base_model: "example/tiny"
+license: "cc0-1.0"
+tags: ["ptune", "soft-prompt", "causal-lm"]
+---
+
+# Complaints
+
+A soft prompt for the task `causal-lm`: 2 virtual tokens, made for the frozen model `example/tiny`.
+It changes none of that model's weights and works with no other model; `ptune` checks that when it \
+is used.
+
+## Template
+
+    {soft:2}Tweet text : {text} Label : {label}
+
+## Labels
+
+| label | answer words |
+| --- | --- |
+| no complaint | no complaint |
+| complaint | yes, s\\|í |
+
+## Scores
+
+| score | value |
+| --- | --- |
+| test accuracy | 0.8751 |
+| test pearson | undefined |
+| rows | 400 |
+
+## Use
+
+```python
+import ptune
+
+backbone = ptune.Backbone.load("example/tiny")
+prompt = ptune.SoftPrompt.load("hub:bob/x")
+rows = [{"text": "..."}]
+print(backbone.predict(rows, prompt))
+```
+
+## Training
+
+Trained parameters: 1,234 (method p-tuning, encoder lstm).
+"""
+    )
+
+
+def test_the_front_matter_is_yaml_that_the_hub_reads():
+    assert front_matter(card()) == {
+        "library_name": "ptune",
+        "base_model": "example/tiny",
+        "license": "cc0-1.0",
+        "tags": ["ptune", "soft-prompt", "causal-lm"],
+    }
+
+
+@pytest.mark.parametrize("license", [None, ""])
+def test_no_license_is_made_up(license):
+    assert "license" not in front_matter(card(license=license))
+    assert "license" not in card(license=license)
+
+
+@pytest.mark.parametrize("backbone", ["./tiny", "a/b/c", "two words", "../tiny", ".."])
+def test_a_folder_is_no_model_of_the_hub(backbone):
+    text = card(backbone=backbone)
+    assert "base_model" not in front_matter(text)
+    assert f"the frozen model `{backbone}`" in text
+
+
+@pytest.mark.parametrize("backbone", ["gpt2", "BAAI/bge-m3.v1"])
+def test_a_model_of_the_hub_is_linked(backbone):
+    assert front_matter(card(backbone=backbone))["base_model"] == backbone
+
+
+@pytest.mark.parametrize(
+    ("sites", "what"),
+    [
+        (1, "2 virtual tokens with keys and values at 1 attention site, made"),
+        (24, "2 virtual tokens with keys and values at 24 attention sites, made"),
+    ],
+)
+def test_a_deep_prompt_says_so(sites, what):
+    assert what in card(sites=sites)
+
+
+def test_what_there_is_none_of_has_no_heading():
+    text = card(labels=[], scores={}, settings={})
+    assert "## Labels" not in text
+    assert "## Scores" not in text
+    assert text.endswith("\n\nTrained parameters: 1,234.\n")
+
+
+def test_a_template_cannot_end_its_code_block():
+    text = card(template="{premise}\n```\n# Not a heading {hypothesis} {label}")
+    assert "    {premise}\n    ```\n    # Not a heading {hypothesis} {label}\n" in text
+    assert 'rows = [{"premise": "...", "hypothesis": "..."}]' in text
+
+
+def test_a_label_cannot_end_its_table_row():
+    text = card(labels=["a\n| b", "c\\"], verbalizer={})
+    assert "| a \\| b | a \\| b |\n| c\\\\ | c\\\\ |\n" in text
