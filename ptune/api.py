@@ -54,9 +54,7 @@ class Ready:
     head: nn.Module | None
 
 
-def make_ready(
-    backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool = False
-) -> Ready:
+def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool = False) -> Ready:
     """Check a prompt against a backbone and bind its task.
 
     Args:

@@ -22,6 +22,7 @@ import torch
 import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
@@ -42,7 +43,7 @@ class Backbone:
         name: hub name or folder, for messages and artifacts.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -105,7 +106,7 @@ class Backbone:
         return cls(model, tokenizer, str(source))
 
     @classmethod
-    def _of_object(cls, model: nn.Module, tokenizer: Any) -> "Backbone":
+    def _of_object(cls, model: PreTrainedModel, tokenizer: Any) -> "Backbone":
         if tokenizer is None:
             raise BackboneError(
                 f"{type(model).__name__} was given as an object, without its tokenizer. "
@@ -120,7 +121,7 @@ class Backbone:
         )
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> PreTrainedModel:
         """The model without its head."""
         return self.model.base_model
 
@@ -152,9 +153,7 @@ class Backbone:
 
     def injected(self) -> AbstractContextManager[Injection]:
         """Prompts can go in for the time of this context; leaving it restores the model."""
-        return injected(
-            self.model, self._sites, checkpointing=self.gradient_checkpointing
-        )
+        return injected(self.model, self._sites, checkpointing=self.gradient_checkpointing)
 
     @cached_property
     def _sites(self) -> tuple[Any, ...]:
@@ -245,7 +244,7 @@ def _cannot_load(source: str | Path, trusted: bool, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     hint = "Give a local folder with config.json, or the name of a model on the Hugging Face hub"
     if "trust_remote_code" in str(error) and not trusted:
-        hint = "It wants to run code of its own; allow that with trust_remote_code=true if you trust it"
+        hint = "It wants to run code of its own; if you trust it, set trust_remote_code=true"
     elif os.environ.get("HF_HUB_OFFLINE") == "1":
         hint += " that is already in the cache (HF_HUB_OFFLINE is set)"
     return f'Backbone "{source}" cannot be loaded: {reason} {hint}.'

@@ -21,6 +21,7 @@ Next: `ptune.run` feeds a batch to a backbone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -129,11 +130,11 @@ class Batch:
         """Move every index to the backbone's device."""
         if self.ids.device == device:
             return self
-        moved = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
-        return Batch(**moved)
+        moved: dict[str, Any] = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
+        return replace(self, **moved)
 
 
-def _to(value: object, device: torch.device) -> object:
+def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, tuple):
@@ -174,9 +175,7 @@ class _Forest:
             self.reads += [(line, at) for at in sequence.reads]
         for branch in sequence.branches:
             ids = sequence.ids + branch.ids
-            line = self._segment(
-                ids, types + types[-1:] * len(branch.ids), sequence.prompt, 0, ()
-            )
+            line = self._segment(ids, types + types[-1:] * len(branch.ids), sequence.prompt, 0, ())
             self.reads += [(line, len(sequence.ids) + at) for at in branch.reads]
 
     def _add_shared(self, sequence: TokenSequence, types: tuple[int, ...]) -> None:
@@ -185,9 +184,7 @@ class _Forest:
         if cut:
             parents = (self._head(sequence.ids[:cut], types[:cut], sequence.prompt),)
         if sequence.ids[cut:]:
-            body = self._segment(
-                sequence.ids[cut:], types[cut:], sequence.prompt, cut, parents
-            )
+            body = self._segment(sequence.ids[cut:], types[cut:], sequence.prompt, cut, parents)
             parents = (*parents, body)
         for at in sequence.reads:
             self.reads.append((parents[0], at) if at < cut else (parents[-1], at - cut))
@@ -334,9 +331,7 @@ class _Spans:
 
     def grid(
         self,
-    ) -> tuple[
-        Int[Tensor, "rows tokens"], Int[Tensor, "rows tokens"], Bool[Tensor, "rows tokens"]
-    ]:
+    ) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows tokens"], Bool[Tensor, "rows tokens"]]:
         """Flat indices, places, and which of them are real, padded to the longest run."""
         offsets = torch.arange(int(self.length.max()))
         real = offsets < self.length[:, None]

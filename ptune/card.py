@@ -20,12 +20,14 @@ from ptune.template import Template
 _HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
 
 
-def model_card(document: Mapping[str, Any], *, sites: int, title: str, source: str) -> str:
+def model_card(
+    document: Mapping[str, Any], *, sites: Mapping[int, int], title: str, source: str
+) -> str:
     """Write the card.
 
     Args:
         document: of a prompt (`SoftPrompt.document`).
-        sites: how many attention sites have keys and values.
+        sites: for how many positions each attention site has keys and values.
         title: its heading.
         source: what `SoftPrompt.load` takes in the example.
     Raises:
@@ -55,15 +57,21 @@ def _front_matter(document: Mapping[str, Any]) -> str:
     return "\n".join(["---", *lines, f"tags: {json.dumps(tags)}", "---"])
 
 
-def _purpose(document: Mapping[str, Any], sites: int) -> str:
-    what = f"{document['slots']} virtual tokens"
+def _purpose(document: Mapping[str, Any], sites: Mapping[int, int]) -> str:
+    what = [_count(document["slots"], "virtual token")] if document["slots"] else []
     if sites:
-        what += f" with keys and values at {sites} attention site{'s' if sites > 1 else ''}"
+        length, places = _count(max(sites.values()), "position"), len(sites)
+        what.append(f"keys and values for {length} at {_count(places, 'attention site')}")
     return (
-        f"A soft prompt for the task `{document['task']}`: {what}, made for the frozen model "
+        f"A soft prompt for the task `{document['task']}`: "
+        f"{' and '.join(what) or 'a template alone'}, made for the frozen model "
         f"`{document['backbone']}`.\nIt changes none of that model's weights and works with no "
         "other model; `ptune` checks that when it is used."
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _indented(text: str) -> str:

@@ -58,11 +58,12 @@ class ProgressBar:
 
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
     """What is worth knowing before a run, as lines."""
-    lines = [
+    first = (
         f"{facts['backbone']}: {facts['training rows']} rows to train on, "
         f"{facts['validation rows']} to validate, {facts['trained parameters']:,} trained numbers "
         f"({100 * _number(facts['trained share']):.3g} % of the backbone's)"
-    ]
+    )
+    lines = [first]
     lines += [str(facts[key]) for key in ("rows cut", "imbalance") if key in facts]
     notes = facts.get("notes")
     return lines + ([str(note) for note in notes] if isinstance(notes, list) else [])
@@ -169,7 +170,8 @@ def nearest_words(backbone: Any, prompt: SoftPrompt, count: int) -> list[str]:
     table = backbone.embed(range(min(len(tokens), backbone.geometry.num_embeddings)))
     found = nearest_tokens(prompt.vectors.to(table.device), table, count)
     return [
-        "  ".join(f"{tokens.decode([id_])!r} {cosine:.2f}" for id_, cosine in slot) for slot in found
+        "  ".join(f"{tokens.decode([id_])!r} {cosine:.2f}" for id_, cosine in slot)
+        for slot in found
     ]
 
 

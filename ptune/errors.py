@@ -1,4 +1,4 @@
-"""Errors: one tree, every message a sentence that says where, what was found, what is allowed, what to do.
+"""Errors: one tree; every message says where, what was found, what is allowed, what to do.
 
     PtuneError
     ├── ConfigError      a recipe key or an argument

@@ -10,7 +10,7 @@ The start decides as much as the learning rate (`bench/defaults.py`): real keys 
 worth several points over noise. "auto" is text where there is one, else the template's own words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch

@@ -58,8 +58,9 @@ class SoftPrompt:
     Args:
         template: the text layout.
         task: name of the task, as "causal-lm".
-        slots: number of virtual tokens; as many as `vectors` has rows.
-        vectors: the virtual tokens in the input embeddings; None for a deep prompt alone.
+        slots: number of virtual tokens in the template; as many as `vectors` has rows.
+        vectors: the virtual tokens in the input embeddings; None (and 0 slots) for a deep prompt
+            alone.
         deep: keys and values by attention site.
         offset: added to the positions of real tokens, in tokens.
         head: tensors of the trained head by name; empty where the backbone's own is used.
@@ -92,7 +93,7 @@ class SoftPrompt:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        rows = self.slots if self.vectors is None and self.deep else _rows(self.vectors)
+        rows = 0 if self.vectors is None else len(self.vectors)
         if rows != self.slots:
             raise ArtifactError(
                 f"The prompt has {self.slots} virtual tokens and vectors for {rows}. "
@@ -250,7 +251,8 @@ class SoftPrompt:
 
     def _write(self, path: str | Path, title: str, source: str) -> None:
         document = self.document()
-        card = model_card(document, sites=len(self.deep), title=title, source=source)
+        sites = {site: len(keys) for site, (keys, _) in self.deep.items()}
+        card = model_card(document, sites=sites, title=title, source=source)
         artifact.write_folder(path, self._named_tensors(), document, card)
 
     def _named_tensors(self) -> dict[str, Tensor]:
@@ -258,10 +260,6 @@ class SoftPrompt:
         for site, (keys, values) in self.deep.items():
             named |= {f"deep.{site}.keys": keys, f"deep.{site}.values": values}
         return named | {f"head.{name}": tensor for name, tensor in self.head.items()}
-
-
-def _rows(vectors: Float[Tensor, "slots width"] | None) -> int:
-    return 0 if vectors is None else len(vectors)
 
 
 def _norms(vectors: Float[Tensor, "slots width"]) -> list[float]:

@@ -14,8 +14,8 @@ from ptune.parts import Soft
 from ptune.tasks import Prediction
 from ptune.template import Template
 from ptune.training import Result, load_backbone, train_recipe
+from ptune.training.job import task_of
 from ptune.training.report import Watcher
-from ptune.training.train import task_of
 
 # Two messages that stand in neither file.
 EXAMPLES = (

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.encoders import KeysValues, PrefixEncoder
+from ptune.encoders import Encoder, KeysValues, PrefixEncoder
 from ptune.errors import ConfigError
 from ptune.run import run
 
@@ -42,7 +42,7 @@ class TrainablePrompt(nn.Module):
     def __init__(
         self,
         *,
-        shallow: nn.Module | None = None,
+        shallow: Encoder | None = None,
         deep: PrefixEncoder | None = None,
         sites: Sequence[int] = (),
         offset: int = 0,
@@ -74,7 +74,7 @@ class TrainablePrompt(nn.Module):
             return self.tensors()
 
 
-def _encode(encoder: nn.Module) -> Float[Tensor, "slots width"]:
+def _encode(encoder: Encoder) -> Float[Tensor, "slots width"]:
     slots = encoder.slots
     device = next(encoder.parameters()).device
     return encoder(torch.arange(slots, device=device)[None])[0]
@@ -143,7 +143,7 @@ class PromptedBackbone(nn.Module):
             `logits` (batch, tokens, vocab), 0 at padding, and `loss`.
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        slots = 0 if self.prompt.shallow is None else int(self.prompt.shallow.slots)
+        slots = 0 if self.prompt.shallow is None else self.prompt.shallow.slots
         sequences = [
             self._sequence(row[keep.bool()].tolist(), slots)
             for row, keep in zip(input_ids, real, strict=True)

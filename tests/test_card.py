@@ -17,8 +17,8 @@ DOCUMENT = {
 }
 
 
-def card(sites=0, **changes):
-    return model_card(DOCUMENT | changes, sites=sites, title="Complaints", source="hub:bob/x")
+def card(sites=None, **changes):
+    return model_card(DOCUMENT | changes, sites=sites or {}, title="Complaints", source="hub:bob/x")
 
 
 def front_matter(text):
@@ -106,14 +106,20 @@ def test_a_model_of_the_hub_is_linked(backbone):
 
 
 @pytest.mark.parametrize(
-    ("sites", "what"),
+    ("slots", "sites", "what"),
     [
-        (1, "2 virtual tokens with keys and values at 1 attention site, made"),
-        (24, "2 virtual tokens with keys and values at 24 attention sites, made"),
+        (1, {}, "1 virtual token, made"),
+        (0, {5: 1}, "keys and values for 1 position at 1 attention site, made"),
+        (
+            2,
+            {0: 20, 1: 20},
+            "2 virtual tokens and keys and values for 20 positions at 2 attention sites, made",
+        ),
+        (0, {}, "a template alone, made"),
     ],
 )
-def test_a_deep_prompt_says_so(sites, what):
-    assert what in card(sites=sites)
+def test_the_card_says_what_was_trained(slots, sites, what):
+    assert f"for the task `causal-lm`: {what} for the frozen" in card(sites, slots=slots)
 
 
 def test_what_there_is_none_of_has_no_heading():

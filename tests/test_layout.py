@@ -193,7 +193,7 @@ def assert_whole(tokenizer, source, row, label):
 
 @every_tokenizer
 @pytest.mark.parametrize("source", WHOLE)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(text=words, a=words, label=words)
 def test_without_virtual_tokens_the_ids_are_those_of_the_whole_text(name, source, text, a, label):
     assert_whole(tokenizer_named(name), source, {"text": text, "a": a}, label)
@@ -209,7 +209,7 @@ def test_trained_tokenizers_give_the_ids_of_the_whole_text_too(folder, source):
 
 
 @pytest.mark.parametrize("name", ["wordpiece", "unigram"])
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(text=words)
 def test_a_mask_is_written_as_in_the_whole_text(name, text):
     tokenizer = tokenizer_named(name)
@@ -224,7 +224,7 @@ def test_a_mask_is_written_as_in_the_whole_text(name, text):
 
 
 @pytest.mark.parametrize("name", ["wordpiece", "unigram", "prefixing_bpe"])
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(a=words, b=words)
 def test_two_texts_are_joined_as_the_tokenizer_joins_them(name, a, b):
     rendered = render(bind("{a} {sep} {b}", name, 10_000), a=a, b=b)
@@ -410,7 +410,7 @@ def test_an_initial_text_is_written_for_the_place_where_it_stands():
 anchors = st.sampled_from(["", "It was ", " : ", "{{so}} ", "é\n", "{soft:2}", " {soft:1#a} "])
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     name=st.sampled_from(list(MADE)),
@@ -485,6 +485,7 @@ def test_label_words_need_no_room_where_no_label_stands():
     assert bind("{text} {soft:1}", max_tokens=10, label_words=["no"]).field_tokens == 9
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=5), st.integers(0, 120))
 def test_shortening_fills_the_room_and_spares_the_shorter(lengths, room):
     kept = shorten(lengths, room)

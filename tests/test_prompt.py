@@ -90,7 +90,9 @@ def test_a_version_1_prompt_loads_for_ever():
         verbalizer={"no complaint": ["no"], "complaint": ["yes", "sí"]},
         backbone="example/tiny",
         fingerprint={"architecture": "a" * 32, "weights": "b" * 32, "tokenizer": "c" * 32},
-        settings={"method": "p-tuning", "encoder": "lstm", "lr": 0.003, "columns": {"text": "Tweet"}},
+        settings={
+            "method": "p-tuning", "encoder": "lstm", "lr": 0.003, "columns": {"text": "Tweet"}
+        },
         scores={"test": {"accuracy": 0.875, "pearson": float("nan")}},
         trained_parameters=1234,
         license="cc0-1.0",
@@ -132,10 +134,16 @@ def test_a_shallow_prompt_comes_back_in_its_dtype(tmp_path, dtype):
 
 
 def test_a_deep_prompt_without_vectors_and_a_template_without_prompt_come_back(tmp_path):
-    for changes in ({}, {"slots": 0, "deep": {}, "template": "{text} is {label}"}):
-        prompt = make(vectors=None, **changes)
+    for changes in ({}, {"deep": {}}):
+        prompt = make(vectors=None, slots=0, template="{text} is {label}", **changes)
         prompt.save(tmp_path / "complaints")
         assert_same(prompt, SoftPrompt.load(tmp_path / "complaints"))
+
+
+def test_attention_sites_come_back_in_their_order(tmp_path):
+    deep = {site: KeysValues(torch.ones(2, 1, 3), torch.ones(2, 1, 3)) for site in range(30)}
+    make(deep=deep).save(tmp_path / "a")
+    assert list(SoftPrompt.load(tmp_path / "a").deep) == list(range(30))
 
 
 def test_a_loaded_prompt_saves_to_the_same_bytes(tmp_path):
@@ -238,8 +246,10 @@ def test_a_document_of_another_shape_is_refused(tmp_path, monkeypatch, key, valu
     [
         (
             {"optimizer": torch.ones(1)},
-            '"optimizer" is no tensor of a prompt. Known: vectors, deep.N.keys, deep.N.values and '
-            "head.NAME. Ask who made it.",
+            (
+                '"optimizer" is no tensor of a prompt. Known: vectors, deep.N.keys, deep.N.values '
+                "and head.NAME. Ask who made it."
+            ),
         ),
         (
             {"deep.7.values": torch.ones(2, 1, 3)},
@@ -247,8 +257,10 @@ def test_a_document_of_another_shape_is_refused(tmp_path, monkeypatch, key, valu
         ),
         (
             {"vectors": torch.ones(3, 3)},
-            "The prompt has 2 virtual tokens and vectors for 3. "
-            "Give one vector for each virtual token.",
+            (
+                "The prompt has 2 virtual tokens and vectors for 3. "
+                "Give one vector for each virtual token."
+            ),
         ),
     ],
 )
@@ -303,7 +315,7 @@ def test_the_card_of_a_saved_prompt_bears_the_name_of_its_folder(tmp_path):
     make().save(tmp_path / "complaints")
     card = (tmp_path / "complaints/README.md").read_text()
     assert "\n# complaints\n" in card
-    assert "2 virtual tokens with keys and values at 2 attention sites" in card
+    assert "2 virtual tokens and keys and values for 2 positions at 2 attention sites" in card
     assert 'ptune.SoftPrompt.load("complaints")' in card
 
 
@@ -318,8 +330,8 @@ def test_vectors_and_virtual_tokens_must_agree(slots):
     )
 
 
-def test_virtual_tokens_without_any_tensor_are_refused():
-    assert refusal(make, vectors=None, deep={}) == (
+def test_virtual_tokens_without_vectors_are_refused():
+    assert refusal(make, vectors=None) == (
         "The prompt has 2 virtual tokens and vectors for 0. Give one vector for each virtual token."
     )
 
@@ -357,13 +369,17 @@ def test_the_backbone_it_was_made_for_is_accepted():
         ({"weights": "d" * 32}, "weights (weights bbbbbbbb, not dddddddd)"),
         (
             {"weights": "d" * 32, "tokenizer": "e" * 32},
-            "weights and tokenizer (weights bbbbbbbb, not dddddddd; "
-            "tokenizer cccccccc, not eeeeeeee)",
+            (
+                "weights and tokenizer (weights bbbbbbbb, not dddddddd; "
+                "tokenizer cccccccc, not eeeeeeee)"
+            ),
         ),
         (
             {"architecture": "f" * 32, "weights": "d" * 32, "tokenizer": "e" * 32},
-            "architecture, weights and tokenizer (architecture aaaaaaaa, not ffffffff; "
-            "weights bbbbbbbb, not dddddddd; tokenizer cccccccc, not eeeeeeee)",
+            (
+                "architecture, weights and tokenizer (architecture aaaaaaaa, not ffffffff; "
+                "weights bbbbbbbb, not dddddddd; tokenizer cccccccc, not eeeeeeee)"
+            ),
         ),
     ],
 )
@@ -396,7 +412,7 @@ def test_tensors_are_the_parts_in_the_dtype_asked_for():
     same_bits(kept.deep[9].keys, prompt.deep[9].keys)
     same_bits(cast.vectors, prompt.vectors.double())
     same_bits(cast.deep[9].values, prompt.deep[9].values.double())
-    assert make(vectors=None).tensors(dtype=torch.float16).vectors is None
+    assert make(vectors=None, slots=0).tensors(dtype=torch.float16).vectors is None
     assert prompt.tensors(device="meta").vectors.is_meta
 
 

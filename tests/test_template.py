@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.errors import TemplateError
@@ -143,6 +143,7 @@ def templates(draw):
     return tuple(apart)
 
 
+@settings(deadline=None)
 @given(templates())
 def test_parts_written_and_read_again_are_the_same(written):
     source = "".join(map(str, written))
@@ -150,6 +151,7 @@ def test_parts_written_and_read_again_are_the_same(written):
         assert parts(source) == written
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='{}{}soft:#"=4mask*labelp.\\ \n'))
 def test_any_string_is_refused_in_a_sentence_or_read_and_written_without_loss(source):
     try:
@@ -159,6 +161,7 @@ def test_any_string_is_refused_in_a_sentence_or_read_and_written_without_loss(so
     assert parts("".join(map(str, read))) == read
 
 
+@settings(deadline=None)
 @given(texts.filter(str.strip))
 def test_any_text_can_be_an_anchor_when_braces_are_doubled(text):
     assert parts(text.replace("{", "{{").replace("}", "}}")) == (Anchor(text),)

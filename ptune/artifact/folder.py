@@ -212,9 +212,8 @@ def read_folder(
 def _find(target: Path) -> Path | None:
     if target.exists():
         return target
-    if aside := _set_aside(target, "old"):
-        return aside[-1]
-    return target if target.exists() else None  # a write may have renamed it in just now
+    aside = _set_aside(target, "old")
+    return aside[-1] if aside else None
 
 
 def _identity(folder: Path | None) -> tuple[int, int] | None:

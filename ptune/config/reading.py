@@ -31,12 +31,11 @@ class _TextLoader(yaml.SafeLoader):
         """Refuse a key that stands twice: PyYAML would keep the last one in silence."""
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
+            if str(key.value) in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key.value} stands twice", problem_mark=key.start_mark
                 )
-            if isinstance(key.value, str):
-                seen.add(key.value)
+            seen.add(str(key.value))  # a list as a key is refused below
         return super().construct_mapping(node, deep=deep)
 
 
@@ -47,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: there is no such file, or it is not a YAML mapping in UTF-8.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         near = did_you_mean(path.name, _neighbours(path))
         raise ConfigError(f"{path}: no such recipe in {path.parent.absolute()}.{near}") from None

@@ -32,15 +32,16 @@ class MethodDefaults(NamedTuple):
     lr: float
 
 
-# Prompts are stored in units of the backbone's own embedding scale (see encoders), so one step size
-# per method fits every backbone. The networks of p-tuning amplify a step, a bare table does not.
+# Prompts are stored in units of the backbone's own embeddings, or keys and values (see encoders), so
+# one step size per method fits every backbone. bench/defaults.py prints what these were chosen by.
 BY_METHOD = {
-    "p-tuning": MethodDefaults(ENCODERS_OF["p-tuning"][0], 3e-3),
-    "prompt-tuning": MethodDefaults(ENCODERS_OF["prompt-tuning"][0], 3e-2),
-    "p-tuning-v2": MethodDefaults(None, 1e-2),
+    "p-tuning": MethodDefaults(ENCODERS_OF["p-tuning"][0], 0.3),
+    "prompt-tuning": MethodDefaults(ENCODERS_OF["prompt-tuning"][0], 0.3),
+    "p-tuning-v2": MethodDefaults(None, 0.06),
 }
-HEAD_LR = 1e-3
-INITS = ("auto", "random", "vocabulary", "text", "labels")
+ENCODER_LR = 1e-3
+HEAD_LR = 5e-3
+INITS = ("auto", "random", "vocabulary", "text", "labels", "paper")
 
 _model = partial(setting, group="backbone")
 _data = partial(setting, group="data")
@@ -148,12 +149,23 @@ class Recipe(BaseModel):
         0.0, "Dropout on the keys and values of a deep prompt.", low=0.0, high=0.9
     )
 
-    epochs: int = _train(20, "Passes over the training rows.", low=1)
+    epochs: int | None = _train(
+        None, "Passes over the training rows; null: 5, and up to 20 where rows are few.", low=1
+    )
     max_steps: int | None = _train(None, "Stop after so many steps, whatever epochs says.", low=1)
-    batch_size: int = _train(8, "Rows that are run at once.", low=1)
+    batch_size: int = _train(16, "Rows that are run at once.", low=1)
     accumulation: int = _train(1, "Batches whose gradients are added up for one step.", low=1)
     lr: float | None = _train(
-        None, "Largest AdamW step size of the prompt; null: by method.", low=1e-8, high=100.0
+        None,
+        "Largest AdamW step size of the prompt, in units of the backbone's own; null: by method.",
+        low=1e-8,
+        high=100.0,
+    )
+    encoder_lr: float | None = _train(
+        None,
+        f"Largest AdamW step size of the networks inside an encoder; null: {ENCODER_LR}.",
+        low=1e-8,
+        high=100.0,
     )
     head_lr: float | None = _train(
         None, f"Largest AdamW step size of the head; null: {HEAD_LR}.", low=1e-8, high=100.0
@@ -284,6 +296,7 @@ class Recipe(BaseModel):
         return self.changed(
             encoder=self.encoder or method.encoder,
             lr=self.lr or method.lr,
+            encoder_lr=self.encoder_lr or ENCODER_LR,
             head_lr=self.head_lr or head_lr,
             metric=self.metric or METRICS_OF[self.problem][0],
         )

@@ -9,7 +9,14 @@ Knows no template, no tokenizer and no tensor. `datasets` is imported for the hu
 """
 
 from ptune.data.draw import Split, draw_rows, few_shot, split_rows
-from ptune.data.labels import Labels, check_labels, label_lists_of, labels_of, numbers_of
+from ptune.data.labels import (
+    Labels,
+    answers_of,
+    check_labels,
+    label_lists_of,
+    labels_of,
+    numbers_of,
+)
 from ptune.data.rows import Rows
 from ptune.data.source import load_rows
 

@@ -55,6 +55,10 @@ class EmbeddingEncoder(Encoder):
             start = checked_initial(self, "initial", initial, (slots, width), "slots x width")
             self.weight = nn.Parameter(start / unit)
 
+    def direct_parameters(self) -> list[nn.Parameter]:
+        """`W`."""
+        return [self.weight]
+
     def table(self) -> Float[Tensor, "slots width"]:
         """Compute `scale * W`."""
         return self.scale * self.weight

@@ -42,6 +42,13 @@ class Encoder(nn.Module, ABC):
     def table(self) -> Float[Tensor, "slots width"]:
         """Compute the whole prompt, in slot order, as a new tensor (never a parameter itself)."""
 
+    def direct_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are numbers of the prompt itself, in units of its scale.
+
+        They take larger steps than the weights of a network: see `encoder_lr` in a recipe.
+        """
+        return []
+
     def forward(self, indices: Int[Tensor, "batch slots"]) -> Float[Tensor, "batch slots width"]:
         """Return the vectors of these slots: a slot has one vector, wherever it is asked for.
 

@@ -27,8 +27,7 @@ class LSTMEncoder(NetworkEncoder):
     reads both directions' `h`, side by side; then `MLP(x) = W2 relu(W1 x + b1) + b2`. `E` is slots
     x width, both directions together give `hidden`, `W1` is hidden -> hidden, `W2` hidden -> width.
     At width 768 the paper's template (3, 3, 3) trains 8.28 million floats and keeps 6,912.
-    With `initial`: `P = initial + scale * MLP(BiLSTM(E))`, where `W2` and `b2` start at zero, so
-    the first prompt is `initial` bit for bit.
+    With `initial` see `NetworkEncoder`: the first prompt is `initial`, bit for bit.
 
     Args:
         slots: number of distinct virtual tokens.

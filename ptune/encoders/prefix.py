@@ -72,7 +72,8 @@ class PrefixEncoder(Encoder):
 
     With `initial` and no projection, `W` starts there: the first prompt is `initial` to float
     rounding (bit for bit where the scales are powers of two). With a projection it is
-    `P = initial + scale * (V ... + v)`, where `V` and `v` start at zero: `initial` bit for bit.
+    `P = initial + scale * (S + V ... + v)`, where `S`, `V` and `v` start at zero: `initial` bit for
+    bit. The trained table `S` learns what the network is slow to (see `NetworkEncoder`).
 
     Args:
         slots: number of deep virtual tokens.
@@ -102,6 +103,7 @@ class PrefixEncoder(Encoder):
     scale: Tensor
     initial: Tensor | None
     projection: nn.Sequential | None
+    shift: nn.Parameter | None
 
     def __init__(
         self,
@@ -138,6 +140,7 @@ class PrefixEncoder(Encoder):
                 "Set projection, or leave embedding_width out."
             )
         self.projection = None
+        self.shift = None
         self.register_buffer("initial", None)
         if start is None:
             self.embedding = vector_table(self.slots, self.width, generator)
@@ -161,13 +164,21 @@ class PrefixEncoder(Encoder):
         self.projection = nn.Sequential(first, nn.Tanh(), last)
         if start is not None:
             zero(last)
+        self.shift = None if start is None else nn.Parameter(torch.zeros_like(start))
         self.register_buffer("initial", start)
+
+    def direct_parameters(self) -> list[nn.Parameter]:
+        """`W`, or `S` beside a projection."""
+        if self.projection is None:
+            return [self.embedding]
+        return [] if self.shift is None else [self.shift]
 
     def table(self) -> Float[Tensor, "slots floats"]:
         """Compute the keys and values of all slots, without dropout."""
         made = self.embedding if self.projection is None else self.projection(self.embedding)
-        scaled = self.scale * made
-        return scaled if self.initial is None else self.initial + scaled
+        if self.initial is None or self.shift is None:
+            return self.scale * made
+        return self.initial + self.scale * (self.shift + made)
 
     def forward(self, indices: Int[Tensor, "batch slots"]) -> Float[Tensor, "batch slots floats"]:
         """Return the keys and values of these slots; in training, each row with its own dropout."""

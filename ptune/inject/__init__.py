@@ -1,10 +1,10 @@
 """Injection: the one seam between ptune and transformers' models.
 
-    embedding   virtual ids          hooks on the input embedding
-    attention   deep prompts, packs  one attention function, registered with transformers
-    shims       families whose attention needs a stand-in
-    probe       what a model is, found by running it
-    session     all of these put into a model for the time of a context
+embedding   virtual ids          hooks on the input embedding
+attention   deep prompts, packs  one attention function, registered with transformers
+shims       families whose attention needs a stand-in
+probe       what a model is, found by running it
+session     all of these put into a model for the time of a context
 """
 
 from ptune.inject.call import Call as Call

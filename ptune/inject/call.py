@@ -99,9 +99,7 @@ class Call:
         return self._seen[key]
 
 
-def _bank(
-    deep: Sequence[KeysValues | None], dtype: torch.dtype, device: torch.device
-) -> Bank:
+def _bank(deep: Sequence[KeysValues | None], dtype: torch.dtype, device: torch.device) -> Bank:
     present = [kv for kv in deep if kv is not None]
     lengths = tuple(0 if kv is None else len(kv.keys) for kv in deep)
     starts = torch.tensor([sum(lengths[:i]) for i in range(len(lengths))])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ptune.batch import Batch, PromptTensors, TokenSequence, pack
 from ptune.encoders import SiteShape
@@ -31,7 +32,7 @@ WORKS_TODAY = (
 PROBE_TOKENS = (7, 4)
 
 
-def probe(body: nn.Module) -> Geometry:
+def probe(body: PreTrainedModel) -> Geometry:
     """Find the geometry of a frozen model by running it.
 
     Args:
@@ -47,7 +48,7 @@ def probe(body: nn.Module) -> Geometry:
         return _probe(body, config)
 
 
-def _probe(body: nn.Module, config: Any) -> Geometry:
+def _probe(body: PreTrainedModel, config: Any) -> Geometry:
     table = body.get_input_embeddings().weight
     rows = [_some_ids(len(table), n, config) for n in PROBE_TOKENS]
     takes = set(inspect.signature(body.forward).parameters)
@@ -63,7 +64,9 @@ def _probe(body: nn.Module, config: Any) -> Geometry:
     causal = all(site.causal for site in sites)
     for padded in (False, True):
         share = causal and not padded
-        batch = pack([TokenSequence(tuple(ids.tolist())) for ids in rows], share=share, padded=padded)
+        batch = pack(
+            [TokenSequence(tuple(ids.tolist())) for ids in rows], share=share, padded=padded
+        )
         if _agrees(_injected_states(body, sites, batch, takes, first), native, batch):
             break
     else:
@@ -84,7 +87,7 @@ def _probe(body: nn.Module, config: Any) -> Geometry:
     )
 
 
-def _refusal(body: nn.Module, reason: str) -> str:
+def _refusal(body: PreTrainedModel, reason: str) -> str:
     return f"{type(body).__name__} cannot be used: {reason}. What works today: {WORKS_TODAY}."
 
 
@@ -94,21 +97,21 @@ def _some_ids(vocabulary: int, count: int, config: Any) -> Int[Tensor, " tokens"
     return torch.where(ids == (config.pad_token_id or 0), ids + 1, ids)
 
 
-def _native(body: nn.Module, ids: Int[Tensor, " tokens"], **inputs: Tensor) -> Tensor:
+def _native(body: PreTrainedModel, ids: Int[Tensor, " tokens"], **inputs: Tensor) -> Tensor:
     device = next(body.parameters()).device
     named = {name: value.to(device) for name, value in inputs.items()}
     return body(input_ids=ids[None].to(device), **named).last_hidden_state[0]
 
 
 def _has_types(
-    body: nn.Module, ids: Int[Tensor, " tokens"], states: Float[Tensor, "tokens hidden"]
+    body: PreTrainedModel, ids: Int[Tensor, " tokens"], states: Float[Tensor, "tokens hidden"]
 ) -> bool:
     """Whether type 0 is what the model assumes. (GPT-2 reads types as words: zeros would add one.)"""
     return close(_native(body, ids, token_type_ids=torch.zeros_like(ids)[None]), states)
 
 
 def _positions(
-    body: nn.Module,
+    body: PreTrainedModel,
     ids: Int[Tensor, " tokens"],
     states: Float[Tensor, "tokens hidden"],
     takes: Set[str],
@@ -131,7 +134,7 @@ def _positions(
 
 
 def _sites(
-    body: nn.Module, ids: Int[Tensor, " tokens"], takes: Set[str], first: int
+    body: PreTrainedModel, ids: Int[Tensor, " tokens"], takes: Set[str], first: int
 ) -> tuple[Site, ...]:
     names = {id(module): name for name, module in body.named_modules()}
     record: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -149,7 +152,7 @@ def _sites(
 
 
 def _injected_states(
-    body: nn.Module,
+    body: PreTrainedModel,
     sites: Sequence[Site],
     batch: Batch,
     takes: Set[str],
@@ -179,10 +182,8 @@ def inputs_of(
     return kept
 
 
-def _agrees(
-    flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch
-) -> bool:
-    together = flat[batch.real.flatten()].split([len(states) for states in native])
+def _agrees(flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch) -> bool:
+    together = torch.split(flat[batch.real.flatten()], [len(states) for states in native])
     return all(close(ours, theirs) for ours, theirs in zip(together, native, strict=True))
 
 

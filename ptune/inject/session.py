@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ptune.inject import attention, shims
@@ -25,7 +25,7 @@ from ptune.inject.sites import Site
 class Injection:
     """What the hooks and the attention of one backbone read during a forward pass."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], checkpointing: bool) -> None:
+    def __init__(self, model: PreTrainedModel, sites: Sequence[Site], checkpointing: bool) -> None:
         self.model = model
         self.call: Call | None = None
         self.checkpointing = checkpointing
@@ -78,7 +78,7 @@ class Injection:
             self._undo.append(head.register_forward_pre_hook(self._keep_read).remove)
         for module in self.model.modules():
             module.__dict__["_ptune"] = self
-        self._undo.append(lambda: [m.__dict__.pop("_ptune", None) for m in self.model.modules()])
+        self._undo.append(self._untag)
         self._undo += shims.install(self.model)
         if self.checkpointing:
             self._undo += [
@@ -87,14 +87,16 @@ class Injection:
                 if isinstance(layer, GradientCheckpointingLayer)
             ]
 
+    def _untag(self) -> None:
+        for module in self.model.modules():
+            module.__dict__.pop("_ptune", None)
+
     def remove(self) -> None:
         """Undo `install`, last step first."""
         while self._undo:
             self._undo.pop()()
 
-    def _keep_read(
-        self, module: nn.Module, args: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...] | None:
+    def _keep_read(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Before the head: keep the states that are read, so that only they become logits."""
         if self.call is None or self.call.reads is None:
             return None
@@ -103,7 +105,7 @@ class Injection:
 
 @contextmanager
 def injected(
-    model: nn.Module, sites: Sequence[Site] = (), *, checkpointing: bool = False
+    model: PreTrainedModel, sites: Sequence[Site] = (), *, checkpointing: bool = False
 ) -> Iterator[Injection]:
     """Hook a model for the time of the context; inside another one, that one is used."""
     outer = model.__dict__.get("_ptune")
@@ -118,20 +120,20 @@ def injected(
         injection.remove()
 
 
-def _site_table(model: nn.Module, sites: Sequence[Site]) -> dict[int, list[int]]:
+def _site_table(model: PreTrainedModel, sites: Sequence[Site]) -> dict[int, list[int]]:
     table: dict[int, list[int]] = {}
     for index, site in enumerate(sites):
         table.setdefault(id(model.get_submodule(site.name)), []).append(index)
     return table
 
 
-def _configs(model: nn.Module) -> list[Any]:
+def _configs(model: PreTrainedModel) -> list[Any]:
     """Every config object from which a module reads its attention implementation."""
     found = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     return [c for c in found.values() if hasattr(c, "_attn_implementation")]
 
 
-def _remember_implementation(model: nn.Module) -> Callable[[], None]:
+def _remember_implementation(model: PreTrainedModel) -> Callable[[], None]:
     before = [(config, config._attn_implementation) for config in _configs(model)]
 
     def restore() -> None:
@@ -141,7 +143,7 @@ def _remember_implementation(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _set_implementation(model: nn.Module, name: str) -> None:
+def _set_implementation(model: PreTrainedModel, name: str) -> None:
     for config in _configs(model):
         config._attn_implementation = name
 

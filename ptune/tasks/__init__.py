@@ -5,13 +5,13 @@ from typing import Literal
 
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TemplateError
+from ptune.parts import Label
 from ptune.tasks.causal_lm import CausalLM
 from ptune.tasks.sequence_classification import Problem, SequenceClassification
 from ptune.tasks.task import Answer as Answer
 from ptune.tasks.task import Example as Example
 from ptune.tasks.task import Prediction as Prediction
 from ptune.tasks.task import Task as Task
-from ptune.parts import Label
 from ptune.template import Template
 
 NAMES = ("causal-lm", "sequence-classification")
@@ -57,9 +57,7 @@ def make_task(
         )
     _require_last_label(template)
     spoken = {label: (words or {}).get(label, label) for label in labels}
-    layout = template.bind(
-        backbone.tokenizer, max_tokens=limit, label_words=tuple(spoken.values())
-    )
+    layout = template.bind(backbone.tokenizer, max_tokens=limit, label_words=tuple(spoken.values()))
     end = backbone.tokenizer.eos_token_id
     return CausalLM(layout, spoken, end=end, loss=loss)
 

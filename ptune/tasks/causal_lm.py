@@ -29,8 +29,8 @@ from torch.nn import functional
 from ptune import metrics
 from ptune.batch import Branch, TokenSequence
 from ptune.errors import ConfigError
-from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, index_of
 from ptune.layout import Layout, Rendered
+from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 
 
 class CausalLM:
@@ -96,12 +96,14 @@ class CausalLM:
             for ids in self._words.values()
             if len(ids) > 1
         )
-        targets = [None] * len(rows) if answers is None else [self._index(a) for a in answers]
         return [
-            Example(_sequence(one, branches=branches), target, answer, one.cut)
-            for one, target, answer in zip(
-                self.layout.render(rows), targets, answers or targets, strict=True
+            Example(
+                _sequence(one, branches=branches),
+                None if answer is None else self._index(answer),
+                answer,
+                one.cut,
             )
+            for one, answer in zip(self.layout.render(rows), given(rows, answers), strict=True)
         ]
 
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
@@ -135,7 +137,7 @@ class CausalLM:
             words = torch.tensor([id for e in examples for id in e.target], device=read.device)
             each = functional.cross_entropy(read.float(), words, reduction="none")
             lengths = [len(e.target) for e in examples]
-            return torch.stack([part.mean() for part in each.split(lengths)])
+            return torch.stack([part.mean() for part in torch.split(each, lengths)])
         scores = self._label_scores(read, len(examples))
         targets = torch.tensor([e.target for e in examples], device=read.device)
         return functional.cross_entropy(scores, targets, reduction="none")
@@ -200,6 +202,7 @@ def _sequence(
         ids=ids,
         reads=tuple(range(last, last + max(1, len(answer)))),
         shared=min(one.shared, one.label_at),
-        types=one.types[: one.label_at] + one.types[one.label_at - 1 : one.label_at] * len(answer[:-1]),
+        types=one.types[: one.label_at]
+        + one.types[one.label_at - 1 : one.label_at] * len(answer[:-1]),
         branches=branches,
     )

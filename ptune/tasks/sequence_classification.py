@@ -19,8 +19,8 @@ from ptune import metrics
 from ptune.batch import TokenSequence
 from ptune.errors import DataError
 from ptune.heads import ClassificationHead
-from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, index_of
 from ptune.layout import Layout, Rendered
+from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 
 Problem = Literal["single-label", "multi-label", "regression"]
 
@@ -67,12 +67,14 @@ class SequenceClassification:
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
     ) -> list[Example]:
         """Rows with the position that is pooled."""
-        targets = [None] * len(rows) if answers is None else [self._target(a) for a in answers]
         return [
-            Example(self._sequence(one), target, answer, one.cut)
-            for one, target, answer in zip(
-                self.layout.render(rows), targets, answers or targets, strict=True
+            Example(
+                self._sequence(one),
+                None if answer is None else self._target(answer),
+                answer,
+                one.cut,
             )
+            for one, answer in zip(self.layout.render(rows), given(rows, answers), strict=True)
         ]
 
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
@@ -140,12 +142,23 @@ class SequenceClassification:
     ) -> dict[str, float]:
         """Accuracy and macro F1; micro and macro F1; or error and correlations."""
         if self.problem == "regression":
-            return metrics.regression([e.target for e in examples], [p.answer for p in predictions])
+            numbers = [float(e.target) for e in examples]
+            return metrics.regression(numbers, [_as_number(p.answer) for p in predictions])
         if self.problem == "single-label":
             truth = [str(e.answer) for e in examples]
             return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
         return metrics.multilabel(
-            [e.answer for e in examples],
-            [p.answer for p in predictions],
+            [_as_several(e.answer) for e in examples],
+            [_as_several(p.answer) for p in predictions],
             self.labels,
         )
+
+
+def _as_number(answer: Answer | None) -> float:
+    assert isinstance(answer, float)
+    return answer
+
+
+def _as_several(answer: Answer | None) -> tuple[str, ...]:
+    assert isinstance(answer, tuple)
+    return answer

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ptune.batch import TokenSequence
 from ptune.errors import DataError
+from ptune.layout import Layout
 
 Row = Mapping[str, object]
 
@@ -57,6 +58,7 @@ class Task(Protocol):
     """The interface that training, evaluation and serving use."""
 
     name: str
+    layout: Layout
     read: Literal["states", "logits"]
     labels: tuple[str, ...]
     generates: bool
@@ -76,13 +78,17 @@ class Task(Protocol):
         """Rows to train on."""
 
     def loss(
-        self, read: Float[Tensor, "reads features"], examples: Sequence[Example],
+        self,
+        read: Float[Tensor, "reads features"],
+        examples: Sequence[Example],
         head: nn.Module | None,
     ) -> Float[Tensor, " examples"]:
         """The loss of each example, in nats (or squared units for regression)."""
 
     def predict(
-        self, read: Float[Tensor, "reads features"], examples: Sequence[Example],
+        self,
+        read: Float[Tensor, "reads features"],
+        examples: Sequence[Example],
         head: nn.Module | None,
     ) -> list[Prediction]:
         """One prediction an example."""
@@ -91,6 +97,11 @@ class Task(Protocol):
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
         """How good the predictions are."""
+
+
+def given(rows: Sequence[Row], answers: Sequence[Answer] | None) -> Sequence[Answer | None]:
+    """The right answer of each row, or None of each."""
+    return [None] * len(rows) if answers is None else answers
 
 
 def index_of(answer: Answer, labels: Sequence[str]) -> int:

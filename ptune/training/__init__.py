@@ -7,7 +7,7 @@
 Read `loop.py` first; `schedule.py` and `checkpoint.py` are why a run can be stopped anywhere.
 """
 
-from ptune.training.train import Result as Result
-from ptune.training.train import load_backbone as load_backbone
-from ptune.training.train import train as train
-from ptune.training.train import train_recipe as train_recipe
+from ptune.training.job import Result as Result
+from ptune.training.job import load_backbone as load_backbone
+from ptune.training.job import train as train
+from ptune.training.job import train_recipe as train_recipe

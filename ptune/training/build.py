@@ -58,10 +58,14 @@ def _shallow(
     recipe: Recipe, backbone: Backbone, layout: Layout, start: Start, generator: torch.Generator
 ) -> Encoder:
     slots, width = layout.slots, backbone.geometry.width
-    initial = initial_vectors(backbone, start, slots, generator)
-    for block, ids in layout.texts:  # a text in the template goes before init
-        initial[block.start : block.stop] = backbone.embed(ids).cpu()
-    scale = backbone.embedding_scale
+    initial, scale = None, 1.0
+    if start.kind != "paper":
+        initial, scale = (
+            initial_vectors(backbone, start, slots, generator),
+            backbone.embedding_scale,
+        )
+        for block, ids in layout.texts:  # a text in the template goes before init
+            initial[block.start : block.stop] = backbone.embed(ids).cpu()
     if recipe.encoder == "lstm":
         return LSTMEncoder(
             slots,
@@ -92,17 +96,19 @@ def _deep(
     start: Start,
     generator: torch.Generator,
 ) -> tuple[PrefixEncoder, int]:
-    made = initial_keys_values(backbone, start, recipe.prompt_length, sites, generator)
+    made = None
+    if start.kind != "paper":
+        made = initial_keys_values(backbone, start, recipe.prompt_length, sites, generator)
     encoder = PrefixEncoder(
         recipe.prompt_length,
         [backbone.geometry.sites[site].shape for site in sites],
         projection=recipe.projection,
         dropout=recipe.prefix_dropout,
-        initial=made.initial,
-        scales=made.scales,
+        initial=made.initial if made else None,
+        scales=made.scales if made else None,
         generator=generator,
     )
-    return encoder, made.offset
+    return encoder, made.offset if made else 0
 
 
 def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, ...]:
@@ -118,7 +124,7 @@ def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, .
         return tuple(range(count))
     if isinstance(layers, str):
         upper = int(layers.partition(":")[2])
-        wanted = range(count - upper, count)
+        wanted = list(range(count - upper, count))
     else:
         wanted = sorted(layers)
     if wanted[0] < 0 or wanted[-1] >= count:
@@ -131,7 +137,7 @@ def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, .
 
 def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -> Start:
     """What `init` names; "auto" is the text that says most about the task."""
-    if recipe.init in ("random", "vocabulary"):
+    if recipe.init in ("random", "vocabulary", "paper"):
         return Start(recipe.init)
     if recipe.init == "text" or (recipe.init == "auto" and recipe.init_text):
         assert recipe.init_text is not None

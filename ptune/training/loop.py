@@ -146,7 +146,10 @@ class Loop:
         mine = list(rows[rank::world])
         # DDP averages over processes: times `world`, over all rows, is the mean over all rows.
         factor = world / len(rows)
-        parts = [mine[i : i + self.options.batch_size] for i in range(0, len(mine), self.options.batch_size)]
+        parts = [
+            mine[i : i + self.options.batch_size]
+            for i in range(0, len(mine), self.options.batch_size)
+        ]
         total = torch.zeros((), device=self.backbone.device)
         for index, part in enumerate(parts or [[]]):
             final = index >= len(parts) - 1

@@ -12,6 +12,7 @@ class Options:
     """See `ptune settings` for meanings and ranges; `lr` and `metric` are resolved here."""
 
     lr: float
+    encoder_lr: float
     head_lr: float
     weight_decay: float
     clip: float
@@ -31,8 +32,10 @@ class Options:
     def of(cls, recipe: Recipe, *, autocast: bool) -> "Options":
         """Unpack a resolved recipe."""
         assert recipe.lr is not None
+        assert recipe.encoder_lr is not None
         return cls(
             lr=recipe.lr,
+            encoder_lr=recipe.encoder_lr,
             head_lr=recipe.head_lr or recipe.lr,
             weight_decay=recipe.weight_decay,
             clip=recipe.clip,
@@ -50,11 +53,15 @@ class Options:
         )
 
     def groups(self, prompt: TrainablePrompt) -> list[dict[str, Any]]:
-        """Parameters with their largest learning rates: the prompt's, and the head's."""
-        head = list(prompt.head.parameters()) if prompt.head is not None else []
-        own = {id(p) for p in head}
-        rest = [p for p in prompt.parameters() if id(p) not in own]
-        groups = [{"params": rest, "lr": self.lr, "largest_lr": self.lr}]
-        if head:
-            groups.append({"params": head, "lr": self.head_lr, "largest_lr": self.head_lr})
-        return groups
+        """Parameters by their largest learning rates: the prompt's own, networks, the head's."""
+        encoders = [e for e in (prompt.shallow, prompt.deep) if e is not None]
+        direct = [p for e in encoders for p in e.direct_parameters()]
+        known = {id(p) for p in direct}
+        networks = [p for e in encoders for p in e.parameters() if id(p) not in known]
+        head = [] if prompt.head is None else list(prompt.head.parameters())
+        by_lr = ((direct, self.lr), (networks, self.encoder_lr), (head, self.head_lr))
+        return [
+            {"params": parameters, "lr": lr, "largest_lr": lr}
+            for parameters, lr in by_lr
+            if parameters
+        ]

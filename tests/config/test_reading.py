@@ -86,8 +86,8 @@ def test_an_override_that_is_not_yaml_is_refused(recipe: Path):
 def test_an_error_names_the_file_and_the_key(recipe: Path):
     recipe.write_text(BASE + "epochs: many\n")
     assert refusal(recipe) == (
-        "recipe.yaml: epochs = many is not allowed. Allowed: a whole number, 1 or more. "
-        "Meaning: Passes over the training rows."
+        "recipe.yaml: epochs = many is not allowed. Allowed: a whole number, 1 or more, or null. "
+        "Meaning: Passes over the training rows; null: 5, and up to 20 where rows are few."
     )
 
 

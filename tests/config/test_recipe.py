@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from ptune.config import BY_METHOD, ENCODERS_OF, METRICS_OF, Recipe, settings_table
 from ptune.errors import ConfigError
@@ -37,7 +38,7 @@ def test_the_listing_names_the_range_of_every_kind_of_setting():
         "Vectors from an encoder, vectors alone, or keys and values at attention sites.",
     )
     assert {key: rows[key].allowed for key in ("epochs", "few_shot", "lr", "clip", "seed")} == {
-        "epochs": "a whole number, 1 or more",
+        "epochs": "a whole number, 1 or more, or null",
         "few_shot": "a whole number, 1 or more, or null",
         "lr": "a number from 1e-08 to 100.0, or null",
         "clip": "a number, 0.0 or more",
@@ -78,8 +79,8 @@ def test_a_word_outside_the_choices_is_told_with_the_nearest_one():
         "Meaning: Vectors from an encoder, vectors alone, or keys and values at attention sites."
     )
     assert refusal(init="vocabluary") == (
-        "init = vocabluary is not allowed. Allowed: one of auto, random, vocabulary, text, labels, "
-        "or the path of a saved prompt, with a / in it. Did you mean vocabulary? "
+        "init = vocabluary is not allowed. Allowed: one of auto, random, vocabulary, text, "
+        "labels, paper, or the path of a saved prompt, with a / in it. Did you mean vocabulary? "
         "Meaning: What the prompt starts from."
     )
 
@@ -98,7 +99,8 @@ def test_a_word_outside_the_choices_is_told_with_the_nearest_one():
 def test_a_number_outside_its_range_says_what_is_allowed(value: object, shown: str):
     assert refusal(lr=value) == (
         f"lr = {shown} is not allowed. Allowed: a number from 1e-08 to 100.0, or null. "
-        "Meaning: Largest AdamW step size of the prompt; null: by method."
+        "Meaning: Largest AdamW step size of the prompt, in units of the backbone's own; "
+        "null: by method."
     )
 
 
@@ -114,16 +116,16 @@ def test_both_ends_of_a_range_are_allowed(low: float, high: float):
             "epochs",
             2.5,
             (
-                "epochs = 2.5 is not allowed. Allowed: a whole number, 1 or more. "
-                "Meaning: Passes over the training rows."
+                "epochs = 2.5 is not allowed. Allowed: a whole number, 1 or more, or null. "
+                "Meaning: Passes over the training rows; null: 5, and up to 20 where rows are few."
             ),
         ),
         (
-            "epochs",
+            "batch_size",
             None,
             (
-                "epochs = null is not allowed. Allowed: a whole number, 1 or more. "
-                "Meaning: Passes over the training rows."
+                "batch_size = null is not allowed. Allowed: a whole number, 1 or more. "
+                "Meaning: Rows that are run at once."
             ),
         ),
         (
@@ -189,13 +191,27 @@ def test_a_value_of_the_wrong_kind_is_refused(key: str, value: object, message: 
 
 
 @pytest.mark.parametrize(
-    "value", ["upper", "upper:0", "upper:x", "upper:²", "lower:2", [], [1, 1], [-1], 3]
+    "value", ["upper", "upper:0", "upper:x", "upper:²", "upper:٣", "lower:2", [], [1, 1], [-1], 3]
 )
 def test_layers_are_different_sites_or_upper_n(value: object):
     assert refusal(method="p-tuning-v2", layers=value).endswith(
         "Allowed: a list of different site numbers from 0, or upper:N, or null. "
         "Meaning: Attention sites of a deep prompt; null: all."
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_range_without_an_end_still_ends_before_infinity(value: float):
+    assert refusal(clip=value) == (
+        f"clip = {value} is not allowed. Allowed: a number, 0.0 or more. "
+        "Meaning: Largest norm of the gradient; 0: no clipping."
+    )
+
+
+def test_a_recipe_is_never_changed():
+    recipe = Recipe.make()
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        recipe.seed = 1
 
 
 def test_layers_that_fit_are_kept():
@@ -219,8 +235,8 @@ def test_all_mistakes_are_named_at_once():
         "3 mistakes:\n"
         "  - columns = {a: [], b: []} is not allowed. Allowed: a mapping from text to text. "
         "Meaning: Template field to column, where the names differ.\n"
-        "  - epochs = 0 is not allowed. Allowed: a whole number, 1 or more. "
-        "Meaning: Passes over the training rows.\n"
+        "  - epochs = 0 is not allowed. Allowed: a whole number, 1 or more, or null. "
+        "Meaning: Passes over the training rows; null: 5, and up to 20 where rows are few.\n"
         "  - unknown key tempalte. Did you mean template? `ptune settings` lists all keys."
     )
 
@@ -280,7 +296,7 @@ def test_resolved_keeps_what_the_recipe_says():
 )
 def test_resolved_takes_head_lr_and_metric_by_task_and_problem(problem: str, metric: str):
     recipe = Recipe.make(task="sequence-classification", problem=problem).resolved()
-    assert (recipe.head_lr, recipe.metric) == (1e-3, metric)
+    assert (recipe.head_lr, recipe.metric) == (5e-3, metric)
 
 
 def test_the_metrics_of_the_recipe_are_those_of_the_problems():

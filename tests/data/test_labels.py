@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from ptune.data import Rows, check_labels, label_lists_of, labels_of, load_rows, numbers_of
+from ptune.data import (
+    Rows,
+    answers_of,
+    check_labels,
+    label_lists_of,
+    labels_of,
+    load_rows,
+    numbers_of,
+)
 from ptune.errors import DataError
 
 
@@ -168,3 +176,10 @@ def test_labels_that_differ_by_white_space_only_are_refused(labels: tuple[str, .
         f"train.csv, line {line}: label {stray!r} differs from {twin!r} by white space only. "
         "White space counts in a label; mend the rows."
     )
+
+
+def test_answers_are_read_as_the_problem_has_them():
+    rows = rows_of("1|2", "3")
+    assert answers_of(rows, "y", "single-label") == ["1|2", "3"]
+    assert answers_of(rows, "y", "multi-label") == [("1", "2"), ("3",)]
+    assert answers_of(rows_of("3"), "y", "regression") == [3.0]

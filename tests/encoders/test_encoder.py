@@ -203,11 +203,27 @@ def test_a_gradient_reaches_every_parameter_after_the_first_step(kind, start):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "mlp", "projected prefix"])
-def test_only_the_silenced_last_layer_learns_in_the_first_step(kind):
+def test_only_the_table_and_the_silenced_last_layer_learn_in_the_first_step(kind):
     encoder = make(kind, start=start_vectors())
     encoder(torch.arange(SLOTS)[None]).square().sum().backward()
     moved = [name for name, p in encoder.named_parameters() if p.grad.abs().sum() > 0]
-    assert [name.rsplit(".", 2)[-2:] for name in moved] == [["2", "weight"], ["2", "bias"]]
+    last = "mlp.4" if kind == "mlp" else "mlp.2" if kind == "lstm" else "projection.2"
+    assert moved == ["shift", f"{last}.weight", f"{last}.bias"]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("start", [None, "given"])
+def test_direct_parameters_are_the_tables_that_have_the_prompts_own_shape(kind, start):
+    encoder = make(kind, start=start and start_vectors())
+    direct = encoder.direct_parameters()
+    networked = kind in ("lstm", "mlp", "projected prefix")
+    assert len(direct) == (0 if networked and start is None else 1)
+    assert all(p.shape == fold(encoder).shape for p in direct)
+    for parameter in direct:
+        before = fold(encoder)
+        with torch.no_grad():
+            parameter[0, 0] += 1.0
+        assert (fold(encoder) - before)[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -58,7 +58,7 @@ def test_with_initial_pairs_the_projection_is_added_in_units_of_the_scales():
     encoder, parameters = trained(projection=5, initial=pairs(), scales=scales)
     expected = []
     for start, change, scale in zip(
-        pairs(), encoder.split(formula(parameters)), scales, strict=True
+        pairs(), encoder.split(parameters["shift"] + formula(parameters)), scales, strict=True
     ):
         keys, values = change.keys * scale.keys, change.values * scale.values
         expected.append(KeysValues(start.keys + keys, start.values + values))

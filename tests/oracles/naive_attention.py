@@ -46,7 +46,9 @@ class NaiveAttention:
                         continue
                     keys.append(key[0, h // repeat, j])
                     values.append(value[0, h // repeat, j])
-                scores = torch.stack(keys) @ query[0, h, i] * (scaling or 1 / math.sqrt(query.shape[-1]))
+                scores = (
+                    torch.stack(keys) @ query[0, h, i] * (scaling or 1 / math.sqrt(query.shape[-1]))
+                )
                 if softcap is not None:
                     scores = softcap * torch.tanh(scores / softcap)
                 out[0, i, h] = torch.softmax(scores, 0) @ torch.stack(values)

@@ -6,6 +6,7 @@ in ptune that names a model family.
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 
 from torch import nn
@@ -23,5 +24,9 @@ def install(model: nn.Module) -> list[Callable[[], None]]:
         shim = FORWARDS.get(type(module).__name__)
         if shim is not None:
             module.__dict__["forward"] = MethodType(shim, module)
-            undo.append(lambda module=module: module.__dict__.pop("forward", None))
+            undo.append(partial(_restore, module))
     return undo
+
+
+def _restore(module: nn.Module) -> None:
+    module.__dict__.pop("forward", None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptune.inject import attention
 
@@ -31,7 +31,7 @@ def slopes(heads: int) -> Float[Tensor, " heads"]:
 
 
 def forward(
-    module: nn.Module,
+    module: Any,  # BloomAttention
     hidden_states: Float[Tensor, "lines tokens hidden"],
     residual: Float[Tensor, "lines tokens hidden"],
     alibi: Tensor,

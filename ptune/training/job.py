@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from ptune.training.loop import Loop
 from ptune.training.options import Options
 from ptune.training.report import Report, Watcher
 from ptune.training.schedule import Plan
+
+# With fewer steps than this a prompt has not settled; see `default_epochs`.
+FEW_STEPS = 300
 
 Source = str | Path | Sequence[Mapping[str, object]] | Rows
 
@@ -88,9 +92,7 @@ def train(
     return _train(recipe, loaded, sources, folder, resume=resume, watcher=watcher)
 
 
-def train_recipe(
-    recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None
-) -> Result:
+def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
     """Train as a recipe says, and write prompt, checkpoints and log to its `output`."""
     assert recipe.train is not None
     sources = _Sources(recipe.train, recipe.validation, recipe.test)
@@ -162,7 +164,7 @@ def _train(
     plan = Plan.make(
         len(training),
         rows_per_step=recipe.batch_size * recipe.accumulation,
-        epochs=recipe.epochs,
+        epochs=recipe.epochs or default_epochs(len(training), recipe),
         max_steps=recipe.max_steps,
         seed=recipe.seed,
     )
@@ -227,6 +229,12 @@ def _load(recipe: Recipe, source: Source) -> Rows:
     return load_rows(source).with_fields(recipe.columns)
 
 
+def default_epochs(rows: int, recipe: Recipe) -> int:
+    """Enough epochs for about `FEW_STEPS` steps, from 5 to 20."""
+    steps = math.ceil(rows / (recipe.batch_size * recipe.accumulation))
+    return min(20, max(5, math.ceil(FEW_STEPS / steps)))
+
+
 def default_template(recipe: Recipe, rows: Rows) -> str:
     """The template where the recipe has none: virtual tokens, the one text column, the label."""
     fields = [column for column in rows.columns if column != recipe.label_column]
@@ -240,9 +248,7 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
     return f"{soft}{{{fields[0]}}}{label}"
 
 
-def task_of(
-    recipe: Recipe, template: Template, backbone: Backbone, labels: Sequence[str]
-) -> Task:
+def task_of(recipe: Recipe, template: Template, backbone: Backbone, labels: Sequence[str]) -> Task:
     """The recipe's task, bound to the backbone."""
     return make_task(
         recipe.task,
@@ -320,5 +326,3 @@ def _soft_prompt(
         scores=scores,
         trained_parameters=trained,
     )
-
-
