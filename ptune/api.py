@@ -9,6 +9,7 @@ A prompt carries its template, labels and head; the backbone is checked against 
 the prompt was trained with.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from ptune.data import Rows, answers_of, load_rows
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
-from ptune.tasks import Prediction, Task, make_task
+from ptune.tasks import Example, Prediction, Task, make_task
 from ptune.template import Template
+
+log = logging.getLogger("ptune")
 
 # What rows may come as: texts (for a template of one field), mappings, or a file.
 Inputs = str | Path | Sequence[str] | Sequence[Mapping[str, object]] | Rows
@@ -69,9 +72,10 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
         Template.parse(prompt.template),
         backbone,
         labels=prompt.labels,
-        words={label: words[0] for label, words in prompt.verbalizer.items()},
+        words=prompt.verbalizer,
         problem=settings.get("problem", "single-label"),
         max_tokens=int(settings.get("max_tokens", 512)),
+        offset=prompt.offset,
     )
     head = task.head(backbone.geometry.hidden)
     if head is not None:
@@ -104,7 +108,7 @@ def evaluate(
     column = str(prompt.settings.get("label_column", "label"))
     answers = answers_of(found, column, str(prompt.settings.get("problem", "single-label")))
     _check_known(found, answers, prompt.labels)
-    examples = ready.task.examples(found, answers)
+    examples = _told_cut(ready.task.examples(found, answers))
     return evaluate_examples(
         backbone, ready.tensors, ready.task, ready.head, examples, batch_size=batch_size
     )
@@ -120,7 +124,7 @@ def predict(
 ) -> list[Prediction]:
     """Predict rows that need no label. See `evaluate` for the arguments."""
     ready = make_ready(backbone, prompt, force=force)
-    examples = ready.task.examples(_rows(prompt, rows))
+    examples = _told_cut(ready.task.examples(_rows(prompt, rows)))
     return predict_examples(
         backbone, ready.tensors, ready.task, ready.head, examples, batch_size=batch_size
     )
@@ -133,6 +137,14 @@ def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
     found = load_rows(rows).with_fields(prompt.settings.get("columns") or {})
     template.check(found.columns)
     return found
+
+
+def _told_cut(examples: list[Example]) -> list[Example]:
+    """Say once, on the log of the package, how many rows did not fit whole."""
+    cut = sum(example.cut > 0 for example in examples)
+    if cut:
+        log.warning("%d of %d rows were too long and were cut.", cut, len(examples))
+    return examples
 
 
 def _only_field(template: Template) -> str:

@@ -4,13 +4,17 @@ Bad input ends in one sentence on standard error and exit status 1; wrong usage 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ptune.errors import PtuneError
+from ptune.errors import BackboneError, PtuneError
+
+# Exit status after Ctrl-C, as shells have it.
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="ptune",
@@ -40,9 +44,10 @@ def main() -> None:
     except PtuneError as error:
         typer.echo(f"ptune: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("ptune: stopped.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer makes this of Ctrl-C
+            typer.echo("ptune: stopped.", err=True)
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -100,6 +105,8 @@ def train(
 
     with watching(silent=as_json) as watcher:
         result = train_recipe(chosen, resume=resume, watcher=watcher)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one tells
+        return
     if as_json:
         _print_json({"output": chosen.output, "steps": result.steps, "scores": result.scores})
     else:
@@ -119,7 +126,7 @@ def evaluate(
 
     Example: ptune evaluate runs/complaints/prompt --data test.csv
     """
-    soft, loaded = _load(prompt, backbone, force)
+    soft, loaded = _load(prompt, backbone)
     from ptune.api import evaluate as evaluate_prompt
     from ptune.display import show_scores
 
@@ -151,10 +158,12 @@ def predict(
     """
     if bool(texts) == (input_ is not None):
         raise typer.BadParameter("give texts, or --input and a file; one of the two.")
-    soft, loaded = _load(prompt, backbone, force)
+    soft, loaded = _load(prompt, backbone)
     from ptune.api import predict as predict_rows
-    from ptune.display import prediction_line, write_lines
+    from ptune.display import check_writable, prediction_line, write_lines
 
+    if output is not None:
+        check_writable(output)  # now, and not after the work
     rows: Any = texts if input_ is None else input_
     predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
     lines = [
@@ -188,7 +197,8 @@ def inspect(
     if nearest and soft.vectors is not None:
         from ptune.display import nearest_words
 
-        _, loaded = _load(prompt, backbone, force)
+        _, loaded = _load(prompt, backbone)
+        soft.check(loaded.fingerprint, loaded.name, force=force)
         summary["nearest tokens"] = nearest_words(loaded, soft, nearest)
     if as_json:
         _print_json(summary)
@@ -225,13 +235,18 @@ def push(
     typer.echo(f"{prompt} is on the hub as {repository}")
 
 
-def _load(prompt: str, backbone: str | None, force: bool) -> tuple[Any, Any]:
+def _load(prompt: str, backbone: str | None) -> tuple[Any, Any]:
     """Load a prompt, and the backbone that it names or that the user names."""
     from ptune.api import Backbone
     from ptune.prompt import SoftPrompt
 
     soft = SoftPrompt.load(prompt)
-    return soft, Backbone.load(backbone or soft.backbone)
+    if backbone is not None:
+        return soft, Backbone.load(backbone)
+    try:
+        return soft, Backbone.load(soft.backbone, revision=soft.settings.get("revision"))
+    except BackboneError as error:
+        raise BackboneError(f"{error} If it lies elsewhere, say where with --backbone.") from error
 
 
 def _print_json(value: object) -> None:

@@ -1,8 +1,9 @@
 """What the command line shows: tables, a progress bar, sentences. Knows no model."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,16 +151,35 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     Raises:
         ArtifactError: it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with _aside(path) as aside:
         aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         aside.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where no file can be written, before the work that leads to it.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    with _aside(path) as aside:
+        aside.touch()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside a file, cleared up at the end."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
     except OSError as error:
         raise ArtifactError(
             f"{path}: cannot be written ({error.strerror}). Choose another place for --output."
         ) from None
     finally:
-        if aside.parent.is_dir():
+        with suppress(OSError):
             aside.unlink(missing_ok=True)
 
 

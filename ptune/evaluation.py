@@ -19,8 +19,13 @@ from ptune.batch import PromptTensors
 from ptune.run import generate, run
 from ptune.tasks import Example, Prediction, Task
 
-# Longest answer of free text, in tokens.
-MOST_NEW_TOKENS = 64
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Loss of one row, in nats (or squared units for regression), and its prediction."""
+
+    loss: float
+    prediction: Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,22 @@ def evaluate_examples(
 
     `loss` is the mean over rows in nats; `perplexity` is its exponential.
     """
+    measured = measure_examples(backbone, prompt, task, head, examples, batch_size=batch_size)
+    return summarize(task, measured, examples)
+
+
+def measure_examples(
+    backbone: Backbone,
+    prompt: PromptTensors,
+    task: Task,
+    head: nn.Module | None,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+) -> list[Measured]:
+    """Loss and prediction of each row, in the order of the rows; there may be none."""
     losses = torch.zeros(len(examples))
-    predictions: list[Prediction | None] = [None] * len(examples)
+    predictions: dict[int, Prediction] = {}
     with torch.no_grad(), backbone.injected():
         for indices in by_length(examples, batch_size):
             chosen = [examples[i] for i in indices]
@@ -54,15 +73,19 @@ def evaluate_examples(
             )
             losses[indices] = task.loss(read, chosen, head).float().cpu()
             if not task.generates:
-                for i, prediction in zip(indices, task.predict(read, chosen, head), strict=True):
-                    predictions[i] = prediction
+                predictions |= zip(indices, task.predict(read, chosen, head), strict=True)
     if task.generates:
         texts = generate_answers(backbone, prompt, task, examples, batch_size=batch_size)
-        predictions = list(texts)
-    done = [p for p in predictions if p is not None]
-    loss = float(losses.mean())
+        predictions = dict(enumerate(texts))
+    return [Measured(loss, predictions[i]) for i, loss in enumerate(losses.tolist())]
+
+
+def summarize(task: Task, measured: Sequence[Measured], examples: Sequence[Example]) -> Evaluation:
+    """Scores of all rows from what was measured of each."""
+    predictions = [one.prediction for one in measured]
+    loss = math.fsum(one.loss for one in measured) / len(measured)
     scores = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-    return Evaluation(scores | task.scores(done, examples), done)
+    return Evaluation(scores | task.scores(predictions, examples), predictions)
 
 
 def predict_examples(
@@ -99,7 +122,7 @@ def generate_answers(
     answers: dict[int, Prediction] = {}
     for indices in by_length(examples, batch_size):
         rows = [task.question(examples[i]) for i in indices]
-        ids = generate(backbone, [prompt], rows, max_new_tokens=MOST_NEW_TOKENS)
+        ids = generate(backbone, [prompt], rows, max_new_tokens=task.room)
         texts = backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers |= {i: Prediction(text.strip()) for i, text in zip(indices, texts, strict=True)}
     return [answers[i] for i in range(len(examples))]

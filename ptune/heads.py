@@ -5,6 +5,7 @@
 Kept with the prompt: a head is a few kilobytes, and without it the prompt means nothing.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,4 +33,5 @@ class ClassificationHead(nn.Module):
 
     def forward(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows labels"]:
         """Logits of the labels, in float32 whatever the backbone computes in."""
-        return self.linear(self.dropout(self.norm(states.float())))
+        with torch.autocast(states.device.type, enabled=False):
+            return self.linear(self.dropout(self.norm(states.float())))

@@ -92,6 +92,12 @@ def initial_keys_values(
     The sizes (root mean square of real keys and of real values, site by site) come from a text in
     any case: they make one learning rate fit every layer and every backbone.
     """
+    limit = backbone.geometry.max_tokens
+    if not backbone.geometry.relative and limit is not None and slots >= limit:
+        raise ConfigError(
+            f"prompt_length = {slots}: the backbone has {limit} positions, and keys and values "
+            "that start from a text take one each. Choose a shorter prompt."
+        )
     ids = start.ids or _drawn_ids(backbone, slots, generator)
     cycled = [ids[at % len(ids)] for at in range(slots)]
     real = keys_values_of(backbone, cycled)
@@ -133,8 +139,8 @@ def _deep_of(prompt: SoftPrompt, slots: int, sites: Sequence[int]) -> list[KeysV
     missing = [site for site in sites if site not in prompt.deep]
     if missing:
         raise ConfigError(
-            f"init: the prompt to start from has no keys and values at attention site {missing[0]}. "
-            "Start from a prompt of method p-tuning-v2 with the same layers."
+            f"init: the prompt to start from has no keys and values at attention site "
+            f"{missing[0]}. Start from a prompt of method p-tuning-v2 with the same layers."
         )
     found = []
     for site in sites:

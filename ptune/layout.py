@@ -280,11 +280,11 @@ class _Binding:
         """Spell the waiting text before a field or the label; return their `lead` and `opens`.
 
         How much white space goes over to the field depends on the tokenizer: GPT-2's splits
-        "A:\n\nyes" before the last new line, Llama 3's keeps ":\n\n" as one token. So the first cut
-        is taken that does not change how the whole is spelled.
+        "A:\n\nyes" before the last new line, Llama 3's keeps ":\n\n" as one token. So the new
+        lines stay with the anchor where only that leaves the spelling of the whole as it is.
         """
         text, self._text = self._text, ""
-        cuts = [len(text.rstrip()), len(text.rstrip(" \t")), len(text)]
+        cuts = [len(text.rstrip()), len(text.rstrip(" \t"))]
         whole = self._spell(text + "a", self._opens)
         cut = next((cut for cut in cuts if self._joined(text, cut) == whole), cuts[0])
         self._spell_anchor(text[:cut])

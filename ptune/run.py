@@ -43,8 +43,8 @@ def run(
     """
     if read == "logits" and not backbone.has_lm_head:
         raise BackboneError(
-            f'"{backbone.name}" has no language-model head, so it cannot generate or fill in words. '
-            "Use a model saved with one, or task: sequence-classification."
+            f'"{backbone.name}" has no language-model head, so it cannot generate or fill in '
+            "words. Use a model saved with one, or task: sequence-classification."
         )
     batch = batch.to(backbone.device)
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
@@ -126,6 +126,10 @@ def generate(
     ids = torch.tensor([[padding] * (width - len(s.ids)) + list(s.ids) for s in sequences])
     mask = torch.tensor([[0] * (width - len(s.ids)) + [1] * len(s.ids) for s in sequences])
     ids = _with_virtual_ids(ids.to(rows.device), rows[:, None].expand(ids.shape), call)
+    places = {}
+    if any(prompt.offset for prompt in prompts):  # else the model counts as `run` does
+        first = backbone.geometry.first_position + _offsets(prompts, rows)[:, None]
+        places["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(rows.device) + first
     with backbone.injected() as injection, injection.serving(call):
         answer = model.generate(
             input_ids=ids,
@@ -133,8 +137,12 @@ def generate(
             max_new_tokens=max_new_tokens,
             num_beams=beams,
             do_sample=False,
+            # Whatever the model's own file says: an answer is what `run` finds most likely.
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
             eos_token_id=end,
             pad_token_id=padding,
+            **places,
         )
     new = answer[:, width:].tolist()
     return [row[: row.index(end)] if end in row else row for row in new]

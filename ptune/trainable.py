@@ -82,12 +82,13 @@ def _encode(encoder: Encoder) -> Float[Tensor, "slots width"]:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 class PromptedBackbone(nn.Module):

@@ -1,297 +1,27 @@
-"""Layouts, against what four kinds of tokenizers write by themselves."""
+"""What a layout makes of a row, and what it refuses."""
 
 import logging
 import math
 import re
 import time
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tiny_tokenizers import CORPUS, KINDS, bind, render, tokenizer_of, tokens
 
 from ptune.errors import DataError, TemplateError
 from ptune.layout import shorten
-from ptune.spelling import Speller
 from ptune.template import Template
 
-MODELS = Path(__file__).parents[2] / "shared" / "models"
-CORPUS = [
-    "It was so dull that the tweet had no reply for three days .",
-    "Question : is the answer yes or no ? Answer : great , really .",
-    "Label complaint text no complaint terrible Review: film!",
-] * 3
-
-
-# --- four kinds of tokenizers ---------------------------------------------------------------------
-
-
-def wordpiece():
-    """Like BERT's: spaces are not written, pairs are told apart by segments."""
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
-    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    raw.train_from_iterator(
-        CORPUS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=specials)
-    )
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        pad_token="[PAD]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        model_max_length=8,  # a longer text would make transformers warn
-    )
-
-
-def byte_level(**extra):
-    """Like GPT-2's: a space belongs to the word behind it; no special tokens."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    raw.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        model_max_length=8,
-        **extra,
-    )
-
-
-def unigram():
-    """Like XLM-R's and T5's: a space is put in front of everything that the tokenizer is given."""
-    raw = Tokenizer(models.Unigram())
-    raw.pre_tokenizer = pre_tokenizers.Metaspace()
-    raw.decoder = decoders.Metaspace()
-    specials = ["<s>", "</s>", "<unk>", "<mask>"]
-    raw.train_from_iterator(
-        CORPUS,
-        trainers.UnigramTrainer(
-            vocab_size=120,
-            special_tokens=specials,
-            unk_token="<unk>",
-            initial_alphabet=["\n"],  # known, or it would melt with an unknown character beside it
-        ),
-    )
-    raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 1)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=8,
-    )
-
-
-def prefixing_bpe():
-    """Like Llama 2's: a space in front, bytes for what is unknown, begin token."""
-    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    raw.decoder = decoders.Metaspace(prepend_scheme="first")
-    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    raw.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=specials))
-    raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=8,
-    )
-
-
-MADE = {make.__name__: make for make in (wordpiece, byte_level, unigram, prefixing_bpe)}
-
-
-@cache
-def tokenizer_named(name):
-    return MADE[name]()
-
-
-every_tokenizer = pytest.mark.parametrize("name", MADE)
-
-
-def bind(source, name="byte_level", max_tokens=512, **more):
-    return Template.parse(source).bind(tokenizer_named(name), max_tokens=max_tokens, **more)
-
-
-def render(layout, **row):
-    return layout.render([row])[0]
+words = st.lists(st.sampled_from([*" ".join(CORPUS).split(), "猫", "x" * 30]), max_size=6).map(
+    " ".join
+)
 
 
 def refuses(message, kind=TemplateError):
     return pytest.raises(kind, match=f"^{re.escape(message)}$")
-
-
-def tokens(name, ids):
-    """Tokens as strings; virtual token s as `[s]`."""
-    shown = tokenizer_named(name).convert_ids_to_tokens
-    return [f"[{-1 - token}]" if token < 0 else shown(token) for token in ids]
-
-
-# --- a template without virtual tokens is what the tokenizer would have written -------------------
-
-WHOLE = [
-    "Tweet text : {text} Label : {label}",
-    "{text} It was {label} .",
-    "{text}\nAnswer : {label}",
-    "Question :\n\n{text}\n\nAnswer :\n{label}",
-    "{a} and {text} or {a} ?",
-    "{label} : {text}",
-    "Review: {text}",
-    "no field",
-]
-words = st.lists(
-    st.sampled_from([*" ".join(CORPUS).split(), "é", "Zürich", "猫", "🙂", "x" * 30, "3.5", "#no"]),
-    min_size=1,
-    max_size=6,
-).map(" ".join)
-
-
-def assert_whole(tokenizer, source, row, label):
-    layout = Template.parse(source).bind(tokenizer, max_tokens=10_000)
-    rendered = layout.render([row])[0]
-    ids = list(rendered.ids)
-    if rendered.label_at is not None:
-        ids[rendered.label_at : rendered.label_at] = layout.label_ids(label)
-    text = source.replace("{label}", label).format(**row)
-    assert ids == tokenizer(text, verbose=False)["input_ids"]
-
-
-@every_tokenizer
-@pytest.mark.parametrize("source", WHOLE)
-@settings(max_examples=15, deadline=None)
-@given(text=words, a=words, label=words)
-def test_without_virtual_tokens_the_ids_are_those_of_the_whole_text(name, source, text, a, label):
-    assert_whole(tokenizer_named(name), source, {"text": text, "a": a}, label)
-
-
-@pytest.mark.parametrize("folder", ["ptune-tiny", "stories260K"])
-@pytest.mark.parametrize("source", WHOLE)
-def test_trained_tokenizers_give_the_ids_of_the_whole_text_too(folder, source):
-    if not (MODELS / folder).exists():
-        pytest.skip(f"the model {folder} is not beside this repository")
-    row = {"text": "so dull, it's 3 o'clock", "a": "Lily"}
-    assert_whole(AutoTokenizer.from_pretrained(MODELS / folder), source, row, "complaint")
-
-
-@pytest.mark.parametrize("name", ["wordpiece", "unigram"])
-@settings(max_examples=15, deadline=None)
-@given(text=words)
-def test_a_mask_is_written_as_in_the_whole_text(name, text):
-    tokenizer = tokenizer_named(name)
-    rendered = render(bind("{text} It was {mask} . {mask*2}!", name, 10_000), text=text)
-    mask = tokenizer.mask_token
-    whole = tokenizer(f"{text} It was {mask} . {mask}{mask}!", verbose=False)["input_ids"]
-    assert list(rendered.ids) == whole
-    assert rendered.masks == tuple(
-        at for at, token in enumerate(whole) if token == tokenizer.mask_token_id
-    )
-    assert len(rendered.masks) == 3
-
-
-@pytest.mark.parametrize("name", ["wordpiece", "unigram", "prefixing_bpe"])
-@settings(max_examples=15, deadline=None)
-@given(a=words, b=words)
-def test_two_texts_are_joined_as_the_tokenizer_joins_them(name, a, b):
-    rendered = render(bind("{a} {sep} {b}", name, 10_000), a=a, b=b)
-    whole = tokenizer_named(name)(a, b, verbose=False)
-    assert list(rendered.ids) == whole["input_ids"]
-    assert list(rendered.types) == whole.get("token_type_ids", [0] * len(rendered.ids))
-
-
-def test_both_texts_may_have_anchors_and_virtual_tokens():
-    rendered = render(
-        bind("{soft:1}Review: {a} {sep} {soft:2}It was {b}", "wordpiece"), a="no", b="yes"
-    )
-    assert tokens("wordpiece", rendered.ids) == (
-        ["[CLS]", "[0]", "review", ":", "no", "[SEP]", "[1]", "[2]", "it", "was", "yes", "[SEP]"]
-    )
-    assert rendered.types == (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1)
-
-
-# --- pieces inside a text are written as inside a text --------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["unigram", "prefixing_bpe"])
-@pytest.mark.parametrize("source", ["It{text}", "It{label}{text}", "{a}{text}"])
-def test_no_space_is_put_in_front_of_a_piece_inside_the_text(name, source):
-    layout = bind(source, name)
-    without = render(layout, text="", a="no")
-    whole = render(layout, text="film", a="no")
-    decode = tokenizer_named(name).decode
-    opening = decode(without.ids, skip_special_tokens=True)
-    assert opening in ("It", "no")
-    assert decode(whole.ids, skip_special_tokens=True) == opening + "film"
-
-
-@every_tokenizer
-@pytest.mark.parametrize("text", [", yes", "0.5", "a", ")(", ",,,0a)", "é猫", "▁", " dull"])
-def test_a_piece_inside_a_text_is_whole_whatever_it_begins_with(name, text):
-    decode = tokenizer_named(name).decode
-    written = decode(render(bind("It:{text}", name), text=text).ids)
-    assert written == decode(tokenizer_named(name)("It:" + text, verbose=False)["input_ids"])
-
-
-def test_the_text_opens_behind_virtual_tokens():
-    opening = render(bind("{soft:2}{text}", "unigram"), text="film").ids
-    spaced = render(bind("{soft:2} {text}", "unigram"), text="film").ids
-    plain = tuple(tokenizer_named("unigram")("film")["input_ids"])
-    assert opening == (plain[0], -1, -2, *plain[1:])
-    assert spaced == opening
-
-
-def test_spaces_around_virtual_tokens_and_at_the_end_are_layout():
-    layout = bind("It was {soft:2} \t{soft:1} so {text} ")
-    assert tokens("byte_level", render(layout, text="dull").ids) == [
-        "It", "Ġwas", "[0]", "[1]", "[2]", "Ġso", "Ġdull",
-    ]  # fmt: skip
-
-
-def test_a_new_line_before_virtual_tokens_is_kept():
-    rendered = render(bind("{text}\n{soft:1}\n{label}"), text="dull")
-    assert tokens("byte_level", rendered.ids) == ["d", "ull", "Ċ", "[0]"]
-    assert tokens("byte_level", bind("{text}\n{soft:1}\n{label}").label_ids("yes")) == ["Ċ", "yes"]
-
-
-def test_the_label_takes_the_space_before_it():
-    layout = bind("Label : {label}")
-    assert tokens("byte_level", layout.label_ids("yes")) == ["Ġyes"]
-    assert tokens("byte_level", bind("Label :{label}").label_ids("yes")) == ["yes"]
-    assert tokens("byte_level", bind("{label}{text}").label_ids("yes")) == ["yes"]
 
 
 # --- what is in a rendered row --------------------------------------------------------------------
@@ -349,12 +79,12 @@ def test_white_space_between_two_fields_belongs_to_the_second():
 def test_numbers_are_written_as_text():
     layout = bind("{a} {b} {c} {d}")
     written = render(layout, a=3, b=2.5, c=np.int64(7), d=True).ids
-    assert tokenizer_named("byte_level").decode(written) == "3 2.5 7 True"
+    assert tokenizer_of("byte_level").decode(written) == "3 2.5 7 True"
 
 
 def test_a_masked_word_in_a_row_is_text_and_no_mask():
     rendered = render(bind("It was {mask} : {text}", "wordpiece"), text="[MASK] [SEP]")
-    mask, separator = tokenizer_named("wordpiece").convert_tokens_to_ids(["[MASK]", "[SEP]"])
+    mask, separator = tokenizer_of("wordpiece").convert_tokens_to_ids(["[MASK]", "[SEP]"])
     assert rendered.masks == (3,)
     assert rendered.ids.count(mask) == 1
     assert rendered.ids.count(separator) == 1
@@ -363,7 +93,7 @@ def test_a_masked_word_in_a_row_is_text_and_no_mask():
 def test_a_special_token_in_an_anchor_is_that_token():
     rendered = render(bind("It<|endoftext|>{text}"), text="<|endoftext|>")
     assert tokens("byte_level", rendered.ids[:2]) == ["It", "<|endoftext|>"]
-    assert tokenizer_named("byte_level").eos_token_id not in rendered.ids[2:]
+    assert tokenizer_of("byte_level").eos_token_id not in rendered.ids[2:]
 
 
 def test_a_mask_written_by_hand_is_a_mask():
@@ -397,7 +127,7 @@ def test_initial_texts_are_repeated_or_cut_to_the_block():
 
 
 def test_an_initial_text_is_written_for_the_place_where_it_stands():
-    tokenizer = tokenizer_named("unigram")
+    tokenizer = tokenizer_of("unigram")
     plain = tuple(tokenizer("film", add_special_tokens=False)["input_ids"])
     opening, inside = (ids for _, ids in bind('{soft:"film"}It{soft:"film"}', "unigram").texts)
     assert opening == plain
@@ -413,24 +143,24 @@ anchors = st.sampled_from(["", "It was ", " : ", "{{so}} ", "é\n", "{soft:2}", 
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
-    name=st.sampled_from(list(MADE)),
+    kind=st.sampled_from(list(KINDS)),
     before=anchors,
     after=anchors,
-    label=words,
+    label=words.map("{} no".format),
     room=st.integers(0, 12),
 )
-def test_only_fields_are_cut_and_never_more_than_must_be(data, name, before, after, label, room):
+def test_only_fields_are_cut_and_never_more_than_must_be(data, kind, before, after, label, room):
     source = f"{before}{{text}}{after}{{label}} ."
     template = Template.parse(source)
-    tight = template.bind(tokenizer_named(name), max_tokens=1000)
+    tight = template.bind(tokenizer_of(kind), max_tokens=1000)
     answer = len(tight.label_ids(label))
     skeleton = tight.render([{"text": "x"}])[0].ids[: tight.shared]
-    ends = template.bind(tokenizer_named(name), max_tokens=1000 - tight.field_tokens)
+    ends = template.bind(tokenizer_of(kind), max_tokens=1000 - tight.field_tokens)
     bare = render(ends, text="so dull")
     assert bare.ids[: ends.shared] == skeleton  # room for nothing but what is fixed
 
     most = len(bare.ids) + answer + room
-    layout = template.bind(tokenizer_named(name), max_tokens=most, label_words=["", label][1:])
+    layout = template.bind(tokenizer_of(kind), max_tokens=most, label_words=["no", label])
     text = data.draw(words)
     whole, rendered = render(tight, text=text), render(layout, text=text)
     tail = len(bare.ids) - bare.shared
@@ -496,15 +226,18 @@ def test_shortening_fills_the_room_and_spares_the_shorter(lengths, room):
         assert max(kept) <= min(cut) + 1
 
 
-@every_tokenizer
-def test_a_row_of_ten_thousand_words_is_cut_at_once_and_without_a_warning(name, caplog):
-    layout = bind("{soft:3}{text} Label : {label}", name, max_tokens=64, label_words=["no"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_ten_thousand_words_is_cut_at_once_and_without_a_warning(kind, caplog):
+    template = Template.parse("{soft:3}{text} Label : {label}")
+    # A new one: a tokenizer warns only once.
+    layout = template.bind(KINDS[kind](), max_tokens=64, label_words=["no"])
+    logging.getLogger("transformers").addHandler(caplog.handler)
     start = time.perf_counter()
-    with caplog.at_level(logging.WARNING):
-        rendered = render(layout, text="terrible " * 10_000)
+    rendered = render(layout, text="terrible " * 10_000)
     assert time.perf_counter() - start < 2.0  # it takes some 0.03 s
     assert len(rendered.ids) == 64 - len(layout.label_ids("no"))
     assert rendered.cut > 9_000
+    logging.getLogger("transformers").removeHandler(caplog.handler)
     assert caplog.records == []
 
 
@@ -547,6 +280,10 @@ def test_a_template_that_does_not_fit_is_refused():
 def test_a_template_that_just_fits_is_accepted():
     layout = bind("{soft:6}It was {text} {label}", max_tokens=11, label_words=["no", "no no no"])
     assert len(render(layout, text="dull").ids) == 8
+
+
+def test_a_block_may_fill_the_sequence():
+    assert bind("{soft:5}", max_tokens=5).slots == 5
 
 
 def test_an_enormous_block_is_refused_before_it_is_built():
@@ -631,19 +368,3 @@ def test_half_a_character_is_refused():
         DataError,
     ):
         bind("{text}").render([{"text": "no \ud83d"}])
-
-
-# --- markers of the speller -----------------------------------------------------------------------
-
-
-class Lumping:
-    """A tokenizer that puts a space in front and makes one token of the whole text."""
-
-    unk_token_id = None
-
-    def __call__(self, texts, **_):
-        return {"input_ids": [[hash(" " + text)] for text in texts]}
-
-
-def test_where_no_marker_can_be_taken_away_a_piece_is_written_as_it_is():
-    assert Speller(Lumping()).spell(["no"], opens=False) == [(hash(" no"),)]

@@ -26,8 +26,8 @@ from ptune.inject.call import Bank, Call, Seen
 PACKED = "ptune_packed"
 BY_ROWS = "ptune_rows"
 
-# As attention modules pass them to the interface. Keys may have fewer heads than queries, and values
-# another width than keys.
+# As attention modules pass them to the interface. Keys may have fewer heads than queries, and
+# values another width than keys.
 Queries = Float[Tensor, "lines heads tokens head_dim"]
 Keys = Float[Tensor, "lines kv_heads keys head_dim"]
 Values = Float[Tensor, "lines kv_heads keys value_dim"]

@@ -106,7 +106,7 @@ def _native(body: PreTrainedModel, ids: Int[Tensor, " tokens"], **inputs: Tensor
 def _has_types(
     body: PreTrainedModel, ids: Int[Tensor, " tokens"], states: Float[Tensor, "tokens hidden"]
 ) -> bool:
-    """Whether type 0 is what the model assumes. (GPT-2 reads types as words: zeros would add one.)"""
+    """Whether type 0 is what the model assumes. (GPT-2 reads types as words: 0 adds one.)"""
     return close(_native(body, ids, token_type_ids=torch.zeros_like(ids)[None]), states)
 
 

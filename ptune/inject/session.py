@@ -31,6 +31,8 @@ class Injection:
         self.checkpointing = checkpointing
         self.sites = sites
         self._sites = _site_table(model, sites)
+        self._configs = _configs(model)
+        self._implementation = ""
         self._undo: list[Callable[[], None]] = []
 
     def site(self, module: nn.Module) -> int | None:
@@ -46,33 +48,37 @@ class Injection:
 
         (It stays, because a backward pass with gradient checkpointing runs layers again.)
         """
-        self.call = self._embedding.call = call
-        _set_implementation(
-            self.model, attention.BY_ROWS if call.batch is None else attention.PACKED
-        )
+        self._meet(call)
         yield
 
+    def _meet(self, call: Call) -> None:
+        self.call = self._embedding.call = call
+        name = attention.BY_ROWS if call.batch is None else attention.PACKED
+        if name != self._implementation:
+            self._implementation = name
+            for config in self._configs:
+                config._attn_implementation = name
+
     def again(self, call: Call, counts: dict[int, int], layer: Callable[[], Any]) -> Any:
-        """Run a layer as it stood in `call` when `counts` was taken, now or in the backward pass."""
+        """Run a layer as `call` stood when `counts` was taken, now or in the backward pass."""
         first = self.call is call and call.counts == counts
         now, counted = self.call, call.counts
-        if not first:
-            call.counts = dict(counts)
-            with self.serving(call):
-                answer = layer()
-            call.counts = counted
-            if now is not None:
-                with self.serving(now):
-                    pass
-            return answer
-        return layer()
+        if first:
+            return layer()
+        call.counts = dict(counts)
+        self._meet(call)
+        answer = layer()
+        call.counts = counted
+        if now is not None:
+            self._meet(now)
+        return answer
 
     def install(self) -> None:
         """Hook the model."""
         attention.register()
         self._embedding = EmbeddingHooks(self.model.get_input_embeddings())
         self._undo.append(self._embedding.remove)
-        self._undo.append(_remember_implementation(self.model))
+        self._undo.append(_remember_implementation(self._configs))
         head = self.model.get_output_embeddings()
         if head is not None:
             self._undo.append(head.register_forward_pre_hook(self._keep_read).remove)
@@ -133,19 +139,14 @@ def _configs(model: PreTrainedModel) -> list[Any]:
     return [c for c in found.values() if hasattr(c, "_attn_implementation")]
 
 
-def _remember_implementation(model: PreTrainedModel) -> Callable[[], None]:
-    before = [(config, config._attn_implementation) for config in _configs(model)]
+def _remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
+    before = [(config, config._attn_implementation) for config in configs]
 
     def restore() -> None:
         for config, name in before:
             config._attn_implementation = name
 
     return restore
-
-
-def _set_implementation(model: PreTrainedModel, name: str) -> None:
-    for config in _configs(model):
-        config._attn_implementation = name
 
 
 def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:

@@ -9,6 +9,7 @@ With a set of labels, a row's score of a label is the log-probability of its wor
 
 which is exact for labels of any length: where one label is the beginning of another ("no" and
 "no complaint"), every label is closed by the end token, so that the shorter one is not favoured.
+A label with several words (verbalizer) has the sum of their probabilities.
 The row is computed once; each label continues it (`ptune.batch.Branch`).
 
 Two losses: `labels`, the negative log of that p, and `vocabulary`, of the words among all words
@@ -28,9 +29,12 @@ from torch.nn import functional
 
 from ptune import metrics
 from ptune.batch import Branch, TokenSequence
-from ptune.errors import ConfigError
+from ptune.errors import ConfigError, DataError
 from ptune.layout import Layout, Rendered
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
+
+# Longest answer of free text, in tokens, its end included.
+MOST_NEW_TOKENS = 64
 
 
 class CausalLM:
@@ -40,7 +44,10 @@ class CausalLM:
         layout: the template, bound to the tokenizer.
         words: label -> the words that stand for it. Empty: free text.
         end: the end token, which closes free text and labels that begin alike.
-        loss: over the labels, or over the whole vocabulary.
+        loss: over the labels, or over the whole vocabulary (where the first word is learned).
+        room: longest free text, in tokens; the rest of an answer is cut.
+    Raises:
+        ConfigError: the tokenizer cannot tell two labels apart.
     """
 
     name = "causal-lm"
@@ -49,31 +56,37 @@ class CausalLM:
     def __init__(
         self,
         layout: Layout,
-        words: Mapping[str, str],
+        words: Mapping[str, Sequence[str]],
         *,
         end: int | None,
         loss: Literal["labels", "vocabulary"] = "labels",
+        room: int = MOST_NEW_TOKENS,
     ) -> None:
         self.layout = layout
         self.labels = tuple(words)
         self.end = end
         self.generates = not words
         self.over_labels = bool(words) and loss == "labels"
-        self._words = {label: layout.label_ids(word) for label, word in words.items()}
-        self._close_labels()
+        self.room = room
+        # Every word with the index of its label, in the order of the labels.
+        self._label_of = [at for at, several in enumerate(words.values()) for _ in several]
+        spelled = [word for several in words.values() for word in several]
+        self._words = [layout.label_ids(word) for word in spelled]
+        _refuse_equal(spelled, self._words)
+        self._close_words()
 
-    def _close_labels(self) -> None:
-        """Append the end token to every label where one begins another."""
-        ids = list(self._words.values())
+    def _close_words(self) -> None:
+        """Append the end token to every word where one begins another."""
+        ids = self._words
         if not any(a != b and b[: len(a)] == a for a in ids for b in ids):
             return
         if self.end is None:
             raise ConfigError(
-                f"Labels {', '.join(map(repr, self.labels))}: the words of one are the beginning of "
-                "another's, and the tokenizer has no end token to tell them apart. Choose other "
-                "words with verbalizer."
+                f"Labels {', '.join(map(repr, self.labels))}: the words of one are the beginning "
+                "of another's, and the tokenizer has no end token to tell them apart. Choose "
+                "other words with verbalizer."
             )
-        self._words = {label: (*words, self.end) for label, words in self._words.items()}
+        self._words = [(*word, self.end) for word in ids]
 
     def head(self, hidden: int) -> nn.Module | None:
         """None: the backbone's own language-model head gives the words."""
@@ -92,9 +105,7 @@ class CausalLM:
         if self.generates and answers is not None:
             return self.training_examples(rows, answers)
         branches = tuple(
-            Branch(ids[:-1], tuple(range(len(ids) - 1)))
-            for ids in self._words.values()
-            if len(ids) > 1
+            Branch(ids[:-1], tuple(range(len(ids) - 1))) for ids in self._words if len(ids) > 1
         )
         return [
             Example(
@@ -112,7 +123,12 @@ class CausalLM:
             return self.examples(rows, answers)
         said = [self._spoken(answer) for answer in answers]
         return [
-            Example(_sequence(one, answer=ids), ids, answer, one.cut)
+            Example(
+                _sequence(one, answer=ids[: self.room]),
+                ids[: self.room],
+                answer,
+                one.cut + len(ids[self.room :]),
+            )
             for one, ids, answer in zip(self.layout.render(rows), said, answers, strict=True)
         ]
 
@@ -122,7 +138,7 @@ class CausalLM:
     def _spoken(self, answer: Answer) -> tuple[int, ...]:
         """The ids of an answer: its label's words, or its free text and the end token."""
         if self.labels:
-            return self._words[self.labels[self._index(answer)]]
+            return self._words[self._label_of.index(self._index(answer))]
         ids = self.layout.label_ids(str(answer))
         return ids if self.end is None else (*ids, self.end)
 
@@ -145,26 +161,30 @@ class CausalLM:
     def _label_scores(
         self, read: Float[Tensor, "reads vocab"], count: int
     ) -> Float[Tensor, "examples labels"]:
-        """Log-probability of every label's words. Each example has as many reads as the others."""
-        words, at, label = self._score_plan(read.device)
+        """Log-probability of every label. Each example has as many reads as the others."""
+        tokens, at, word = self._score_plan(read.device)
         logits = read.view(count, -1, read.shape[-1]).float()
-        chosen = logits[:, at, words] - logits.logsumexp(dim=-1)[:, at]
-        scores = chosen.new_zeros(count, len(self.labels))
-        return scores.index_add(1, label, chosen)
+        chosen = logits[:, at, tokens] - logits.logsumexp(dim=-1)[:, at]
+        by_word = chosen.new_zeros(count, len(self._words)).index_add(1, word, chosen)
+        if len(self._words) == len(self.labels):
+            return by_word
+        several = torch.tensor(self._label_of, device=read.device)
+        each = [by_word[:, several == label] for label in range(len(self.labels))]
+        return torch.stack([words.logsumexp(dim=1) for words in each], dim=1)
 
     def _score_plan(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """For every word of every label: its id, the read that predicts it, its label."""
+        """For every token of every word: its id, the read that predicts it, its word."""
         plan: list[tuple[int, int, int]] = []
         branch = 1
-        for label, ids in enumerate(self._words.values()):
+        for word, ids in enumerate(self._words):
             reads = [0, *range(branch, branch + len(ids) - 1)]
             branch += len(ids) - 1
-            plan += [(id, read, label) for id, read in zip(ids, reads, strict=True)]
-        words, at, label_of = zip(*plan, strict=True)
+            plan += [(id, read, word) for id, read in zip(ids, reads, strict=True)]
+        tokens, at, word_of = zip(*plan, strict=True)
         return (
-            torch.tensor(words, device=device),
+            torch.tensor(tokens, device=device),
             torch.tensor(at, device=device),
-            torch.tensor(label_of, device=device),
+            torch.tensor(word_of, device=device),
         )
 
     def predict(
@@ -180,7 +200,7 @@ class CausalLM:
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Accuracy and macro F1; for free text the share of answers that are right to the letter."""
+        """Accuracy and macro F1; for free text the share of answers right to the letter."""
         if self.generates:
             right = [
                 p.answer == str(e.answer).strip()
@@ -191,11 +211,26 @@ class CausalLM:
         return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
 
 
+def _refuse_equal(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> None:
+    for at, word in enumerate(words):
+        first = ids.index(ids[at])
+        if first != at:
+            raise ConfigError(
+                f'The label words "{words[first]}" and "{word}" have the same tokens, so the '
+                "backbone cannot tell them apart. Choose other words with verbalizer."
+            )
+
+
 def _sequence(
     one: Rendered, *, branches: tuple[Branch, ...] = (), answer: tuple[int, ...] = ()
 ) -> TokenSequence:
     """The row up to its label, and as much of an answer as is needed to predict the rest."""
     assert one.label_at is not None
+    if one.label_at == 0:
+        raise DataError(
+            "A row has no token before its label: its fields are empty. "
+            "Put some words before {label} in the template, or leave the row out."
+        )
     ids = one.ids[: one.label_at] + answer[:-1]
     last = one.label_at - 1
     return TokenSequence(

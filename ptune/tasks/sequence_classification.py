@@ -39,6 +39,7 @@ class SequenceClassification:
     name = "sequence-classification"
     read: Literal["states", "logits"] = "states"
     generates = False
+    room = 0
 
     def __init__(
         self,

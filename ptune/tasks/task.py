@@ -9,7 +9,7 @@ A task knows templates and labels; it knows no model, no optimizer and no file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,14 +54,19 @@ class Prediction:
     probabilities: dict[str, float] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Task(Protocol):
-    """The interface that training, evaluation and serving use."""
+    """The interface that training, evaluation and serving use.
+
+    `generates`: its answers are texts, of `room` tokens at most.
+    """
 
     name: str
     layout: Layout
     read: Literal["states", "logits"]
     labels: tuple[str, ...]
     generates: bool
+    room: int
 
     def question(self, example: Example) -> TokenSequence:
         """What is continued, where the task `generates` its answers."""

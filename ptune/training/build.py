@@ -1,7 +1,6 @@
 """From a recipe to the parts of a run: the prompt's encoders, where they start, and its head."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -137,6 +136,7 @@ def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, .
 
 def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -> Start:
     """What `init` names; "auto" is the text that says most about the task."""
+    said = " ".join(recipe.verbalizer.get(label, (label,))[0] for label in task.labels)
     if recipe.init in ("random", "vocabulary", "paper"):
         return Start(recipe.init)
     if recipe.init == "text" or (recipe.init == "auto" and recipe.init_text):
@@ -145,12 +145,12 @@ def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -
     if recipe.init == "labels":
         if not task.labels:
             raise ConfigError("init = labels: the task has no labels. Use init: text.")
-        return Start("labels", text_ids(backbone, " ".join(task.labels)))
+        return Start("labels", text_ids(backbone, said))
     if recipe.init == "auto":
         own = " ".join(p.text.strip() for p in template.parts if isinstance(p, Anchor))
-        said = f"{own} {' '.join(task.labels)}".strip()
-        return Start("text", text_ids(backbone, said)) if said else Start("vocabulary")
-    return Start("prompt", prompt=SoftPrompt.load(Path(recipe.init)))
+        whole = f"{own} {said}".strip()
+        return Start("text", text_ids(backbone, whole)) if whole else Start("vocabulary")
+    return Start("prompt", prompt=SoftPrompt.load(recipe.init))
 
 
 def head_tensors(head: nn.Module | None) -> dict[str, torch.Tensor]:

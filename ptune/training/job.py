@@ -1,10 +1,10 @@
 """`train`: rows and settings in, a folded prompt with its scores out."""
 
-import hashlib
-import json
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,21 @@ import torch
 from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.config import Recipe
-from ptune.data import (
-    Rows,
-    answers_of,
-    check_labels,
-    draw_rows,
-    few_shot,
-    load_rows,
-    split_rows,
-)
+from ptune.data import Rows, labels_of
 from ptune.errors import ConfigError
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task, make_task
 from ptune.template import Template
+from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors
-from ptune.training.loop import Loop
+from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
 from ptune.training.report import Report, Watcher
+from ptune.training.rows import RunRows, Source, Sources, answers_in, read_rows
 from ptune.training.schedule import Plan
 
 # With fewer steps than this a prompt has not settled; see `default_epochs`.
 FEW_STEPS = 300
-
-Source = str | Path | Sequence[Mapping[str, object]] | Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +77,24 @@ def train(
         TrainingError: the run diverged or was stopped; the message says what was kept.
     """
     name = backbone.name if isinstance(backbone, Backbone) else backbone
-    recipe = Recipe.make(backbone=name, **settings)
-    sources = _Sources(train, validation, test)
-    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
+    recipe = Recipe.make(backbone=name, **settings).resolved()
     folder = None if output is None else Path(output)
-    return _train(recipe, loaded, sources, folder, resume=resume, watcher=watcher)
+    if resume and folder is None:
+        raise ConfigError("resume needs the output folder of the run to go on with.")
+    data = read_rows(recipe, Sources(train, validation, test))
+    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
+    return _train(recipe, loaded, data, folder, resume=resume, watcher=watcher)
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
     """Train as a recipe says, and write prompt, checkpoints and log to its `output`."""
-    assert recipe.train is not None
-    sources = _Sources(recipe.train, recipe.validation, recipe.test)
+    if recipe.train is None:
+        raise ConfigError("train is missing. Give the file of the rows to train on.")
+    sources = Sources(recipe.train, recipe.validation, recipe.test)
+    recipe = recipe.resolved()
+    data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
     backbone = load_backbone(recipe)
-    return _train(recipe, backbone, sources, Path(recipe.output), resume=resume, watcher=watcher)
+    return _train(recipe, backbone, data, Path(recipe.output), resume=resume, watcher=watcher)
 
 
 def load_backbone(recipe: Recipe) -> Backbone:
@@ -107,60 +104,32 @@ def load_backbone(recipe: Recipe) -> Backbone:
     dtype = recipe.dtype
     if dtype == "auto" and recipe.precision != "auto":
         dtype = "bfloat16" if recipe.precision == "bf16" else "float32"
+    device, local_rank = recipe.device, os.environ.get("LOCAL_RANK")
+    if device == "auto" and local_rank is not None and torch.cuda.is_available():
+        device = f"cuda:{local_rank}"  # launched with others: each process has a GPU of its own
     return Backbone.load(
         recipe.backbone,
         dtype=dtype,
-        device=recipe.device,
+        device=device,
         revision=recipe.revision,
         trust_remote_code=recipe.trust_remote_code,
         offline=recipe.offline,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sources:
-    train: Source
-    validation: Source | None
-    test: Source | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """The rows of a run, and their labels."""
-
-    train: Rows
-    validation: Rows | None
-    test: Rows | None
-    labels: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    def fingerprint(self) -> str:
-        """Hash of the rows and labels, by which a checkpoint knows its data."""
-        parts = [None if rows is None else list(rows) for rows in (self.train, self.validation)]
-        text = json.dumps([parts, self.labels], ensure_ascii=False, default=str, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
 def _train(
     recipe: Recipe,
     backbone: Backbone,
-    sources: _Sources,
+    data: RunRows,
     output: Path | None,
     *,
     resume: bool,
     watcher: Watcher | None,
 ) -> Result:
-    if resume and output is None:
-        raise ConfigError("resume needs the output folder of the run to go on with.")
-    recipe = recipe.resolved()
-    data = _read(recipe, sources)
-    template = Template.parse(recipe.template or default_template(recipe, data.train))
-    template.check(data.train.columns)
-    task = task_of(recipe, template, backbone, data.labels)
-    prompt = build_prompt(recipe, backbone, task, template, task.layout)
-    column, problem = recipe.label_column, recipe.problem
-    training = task.training_examples(data.train, answers_of(data.train, column, problem))
+    task, prompt = _task_and_prompt(recipe, backbone, data)
+    training = task.training_examples(data.train, answers_in(recipe, data.train))
     validation = _examples(task, data.validation, recipe)
+    testing = _examples(task, data.test, recipe)
     plan = Plan.make(
         len(training),
         rows_per_step=recipe.batch_size * recipe.accumulation,
@@ -169,9 +138,12 @@ def _train(
         seed=recipe.seed,
     )
     autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
-    trained = sum(p.numel() for p in prompt.parameters())
-    facts = _facts(recipe, backbone, data, training, trained)
-    report = Report(output, tracker=recipe.tracker, watcher=watcher)
+    facts = _facts(recipe, backbone, data, training, _numbers(prompt))
+    accelerator = make_accelerator(backbone.device)
+    main = accelerator.is_main_process
+    report = Report(
+        output if main else None, tracker=recipe.tracker, watcher=watcher if main else None
+    )
     loop = Loop(
         backbone,
         task,
@@ -183,50 +155,44 @@ def _train(
         output=output,
         identity=_identity(recipe, backbone, data),
         report=report,
+        accelerator=accelerator,
     )
     report.start(plan, facts, resume=resume)
     start = time.perf_counter()
     try:
-        with torch.random.fork_rng():
+        with _own_random_state(backbone.device):
             loop.run(resume=resume)
     finally:
-        report.flush()
+        report.close()
     seconds = time.perf_counter() - start
     loop.keep_best()
     scores = {"validation": loop.progress.best_scores} if validation else {}
-    if data.test:
-        scores["test"] = loop.evaluate(_examples(task, data.test, recipe)).scores
-    soft = _soft_prompt(recipe, backbone, task, template, loop, scores, trained)
-    if output is not None and loop.accelerator.is_main_process:
+    if testing:
+        scores["test"] = loop.evaluate(testing).scores
+    soft = _soft_prompt(recipe, backbone, task, data.template, loop, scores)
+    if output is not None and main:
         soft.save(output / "prompt")
+    accelerator.wait_for_everyone()
     return Result(soft, scores, loop.progress.step, seconds, facts)
 
 
-def _read(recipe: Recipe, sources: _Sources) -> _Data:
-    rows = _load(recipe, sources.train)
-    stratify = recipe.label_column if recipe.problem == "single-label" else None
-    if recipe.few_shot is not None:
-        rows = few_shot(rows, recipe.few_shot, recipe.seed, recipe.label_column)
-    if recipe.max_rows is not None and recipe.max_rows < len(rows):
-        rows = draw_rows(rows, recipe.max_rows, recipe.seed)
-    notes: tuple[str, ...] = ()
-    validation = None
-    if sources.validation is not None:
-        validation = _load(recipe, sources.validation)
-    elif recipe.validation_share > 0:
-        split = split_rows(rows, recipe.validation_share, recipe.seed, stratify)
-        rows, validation, notes = split.train, split.held_out, split.notes
-    test = None if sources.test is None else _load(recipe, sources.test)
-    if recipe.problem == "regression" or recipe.answer == "text":
-        return _Data(rows, validation, test, (), notes)
-    others = [other for other in (validation, test) if other is not None]
-    multi = recipe.problem == "multi-label"
-    found = check_labels(rows, others, recipe.label_column, labels=recipe.labels, multi=multi)
-    return _Data(rows, validation, test, found.names, notes + found.notes)
+def _task_and_prompt(
+    recipe: Recipe, backbone: Backbone, data: RunRows
+) -> tuple[Task, TrainablePrompt]:
+    task = task_of(recipe, data.template, backbone, data.labels)
+    prompt = build_prompt(recipe, backbone, task, data.template, task.layout)
+    if prompt.offset:  # its keys stand at positions that rows then cannot have
+        task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
+    return task, prompt
 
 
-def _load(recipe: Recipe, source: Source) -> Rows:
-    return load_rows(source).with_fields(recipe.columns)
+def _numbers(prompt: TrainablePrompt) -> int:
+    return sum(p.numel() for p in prompt.parameters())
+
+
+def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn inside leaves the user's random state alone."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def default_epochs(rows: int, recipe: Recipe) -> int:
@@ -235,51 +201,49 @@ def default_epochs(rows: int, recipe: Recipe) -> int:
     return min(20, max(5, math.ceil(FEW_STEPS / steps)))
 
 
-def default_template(recipe: Recipe, rows: Rows) -> str:
-    """The template where the recipe has none: virtual tokens, the one text column, the label."""
-    fields = [column for column in rows.columns if column != recipe.label_column]
-    if len(fields) != 1:
-        raise ConfigError(
-            f"template is missing, and {rows.source} has several columns to choose from: "
-            f'{", ".join(fields)}. Say how a row looks, e.g. template="{{soft:20}}{{{fields[0]}}}".'
-        )
-    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
-    label = " Label : {label}" if recipe.task == "causal-lm" else ""
-    return f"{soft}{{{fields[0]}}}{label}"
-
-
-def task_of(recipe: Recipe, template: Template, backbone: Backbone, labels: Sequence[str]) -> Task:
-    """The recipe's task, bound to the backbone."""
+def task_of(
+    recipe: Recipe,
+    template: Template,
+    backbone: Backbone,
+    labels: Sequence[str],
+    *,
+    offset: int = 0,
+) -> Task:
+    """The recipe's task, bound to the backbone; `offset` is that of the prompt."""
     return make_task(
         recipe.task,
         template,
         backbone,
         labels=labels,
-        words={label: words[0] for label, words in recipe.verbalizer.items()},
+        words=recipe.verbalizer,
         problem=recipe.problem,
         loss=recipe.loss,
         max_tokens=recipe.max_tokens,
+        offset=offset,
     )
 
 
 def _examples(task: Task, rows: Rows | None, recipe: Recipe) -> list[Example]:
     if rows is None:
         return []
-    return task.examples(rows, answers_of(rows, recipe.label_column, recipe.problem))
+    return task.examples(rows, answers_in(recipe, rows))
 
 
 # Settings that say where to run and what to show, not what is computed.
-_NOT_IDENTITY = frozenset({"output", "tracker", "train", "validation", "test", "device", "offline"})
+_NOT_IDENTITY = frozenset(
+    # The rows and the backbone are known by their fingerprints, wherever they lie.
+    {"output", "tracker", "train", "validation", "test", "backbone", "device", "offline"}
+)
 
 
-def _identity(recipe: Recipe, backbone: Backbone, data: _Data) -> dict[str, Any]:
+def _identity(recipe: Recipe, backbone: Backbone, data: RunRows) -> dict[str, Any]:
     """What must be equal for a run to go on where another one stopped."""
     settings = {k: v for k, v in recipe.to_dict().items() if k not in _NOT_IDENTITY}
     return {**settings, "data": data.fingerprint(), "fingerprint": backbone.fingerprint}
 
 
 def _facts(
-    recipe: Recipe, backbone: Backbone, data: _Data, training: Sequence[Example], trained: int
+    recipe: Recipe, backbone: Backbone, data: RunRows, training: Sequence[Example], trained: int
 ) -> dict[str, object]:
     facts: dict[str, object] = {
         "backbone": backbone.name,
@@ -292,8 +256,8 @@ def _facts(
     cut = sum(example.cut > 0 for example in training)
     if cut:
         facts["rows cut"] = f"{cut} of {len(training)} training rows were too long and were cut."
-    if recipe.problem == "single-label":
-        said = metrics.imbalance([str(row[recipe.label_column]) for row in data.train])
+    if recipe.problem == "single-label" and data.labels:
+        said = metrics.imbalance(labels_of(data.train, recipe.label_column))
         facts |= {"imbalance": said} if said else {}
     if data.notes:
         facts["notes"] = list(data.notes)
@@ -307,7 +271,6 @@ def _soft_prompt(
     template: Template,
     loop: Loop,
     scores: dict[str, dict[str, float]],
-    trained: int,
 ) -> SoftPrompt:
     folded = loop.prompt.fold()
     return SoftPrompt(
@@ -324,5 +287,5 @@ def _soft_prompt(
         fingerprint=backbone.fingerprint,
         settings=recipe.to_dict(),
         scores=scores,
-        trained_parameters=trained,
+        trained_parameters=_numbers(loop.prompt),
     )

@@ -9,6 +9,7 @@ step, so a run that was stopped anywhere goes on as if it never was.
 
 import math
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ptune.artifact import exists
 from ptune.backbone import Backbone
-from ptune.errors import TrainingError
-from ptune.evaluation import Evaluation, evaluate_examples
+from ptune.errors import ConfigError, TrainingError
+from ptune.evaluation import Evaluation, measure_examples, summarize
 from ptune.run import run
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
@@ -58,6 +61,7 @@ class Loop:
     Args:
         identity: what must be equal for a checkpoint to be gone on with.
         output: folder of the checkpoints and the log; None keeps nothing.
+        accelerator: from `make_accelerator`.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Loop:
         output: Path | None,
         identity: Mapping[str, Any],
         report: Report,
+        accelerator: Accelerator,
     ) -> None:
         self.backbone, self.task, self.prompt = backbone, task, prompt
         self.training, self.validation = training, validation
@@ -81,10 +86,7 @@ class Loop:
         self.identity = identity
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
-        self.accelerator = Accelerator(
-            cpu=backbone.device.type == "cpu",
-            mixed_precision="bf16" if options.autocast else "no",
-        )
+        self.accelerator = accelerator
         self.optimizer = torch.optim.AdamW(
             options.groups(prompt), weight_decay=options.weight_decay
         )
@@ -102,6 +104,8 @@ class Loop:
         torch.manual_seed(self.options.seed)
         if resume:
             self._load()
+        else:
+            self._save()  # so that a run can be gone on with from its first step
         self.backbone.gradient_checkpointing = self.options.gradient_checkpointing
         self.prompt.train()
         try:
@@ -115,12 +119,13 @@ class Loop:
         """Put the best prompt of the run back; the last one where nothing was evaluated."""
         if self.best is not None:
             self.prompt.load_state_dict(self.best)
+        self.prompt.eval()
 
     def _advance(self) -> None:
         """One step, and what falls due after it."""
         step = self.progress.step
         share = self._set_lr(step)
-        loss = self._update(self.plan.rows_of(step))
+        loss, stop = self._update(self.plan.rows_of(step))
         self.progress.step = step + 1
         self.report.step(step + 1, self.plan, loss, share * self.options.lr)
         last = self.progress.step == self.plan.steps
@@ -128,9 +133,9 @@ class Loop:
         due = last or self.progress.step % every == 0
         if due and self.validation:
             self._evaluate()
-        if self._stop or (self.progress.step % (self.options.save_every or every) == 0) or last:
+        if stop or (self.progress.step % (self.options.save_every or every) == 0) or last:
             self._save()
-        if self._stop:
+        if stop and not last:
             raise TrainingError(self._stopped())
 
     def _set_lr(self, step: int) -> float:
@@ -140,8 +145,12 @@ class Loop:
             group["lr"] = group["largest_lr"] * share
         return share
 
-    def _update(self, rows: Sequence[int]) -> float:
-        """One optimizer step on the mean loss of these rows; returns that mean."""
+    def _update(self, rows: Sequence[int]) -> tuple[float, bool]:
+        """One optimizer step on the mean loss of these rows.
+
+        Returns:
+            That mean, and whether the run is to stop: what one process was asked, all do.
+        """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine = list(rows[rank::world])
         # DDP averages over processes: times `world`, over all rows, is the mean over all rows.
@@ -156,18 +165,21 @@ class Loop:
             with nullcontext() if final else self.accelerator.no_sync(self.step_module):
                 total += self._backward(part, factor)
         norm = self._clip()
-        mean = float(self.accelerator.reduce(total, "sum")) / len(rows)
+        told = torch.stack([total, total.new_tensor(float(self._stop))])
+        whole, stop = self.accelerator.reduce(told, "sum").tolist()
+        mean = whole / len(rows)
         if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise TrainingError(self._diverged(mean))
+            raise TrainingError(self._diverged(self.progress.step + 1, f"loss {mean:g}"))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return mean
+        return mean, stop > 0
 
     def _backward(self, rows: Sequence[int], factor: float) -> Tensor:
         """Add the gradient of some rows; a process without rows takes part with weight zero."""
         weight = factor if rows else 0.0
         examples = [self.training[row] for row in rows or [0]]
-        with self.accelerator.autocast():
+        device = self.backbone.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.options.autocast):
             losses = self.step_module(examples)
         self.accelerator.backward(losses.sum() * weight)
         return losses.detach().sum() if rows else losses.detach().sum() * 0
@@ -190,20 +202,33 @@ class Loop:
         self.report.evaluation(self.progress.step, self.plan, evaluation.scores)
 
     def evaluate(self, examples: Sequence[Example]) -> Evaluation:
-        """Scores of the prompt as it is now, folded; rows are shared out among processes."""
-        random = torch.get_rng_state()
+        """Scores of the prompt as it is now, folded; rows are shared out among processes.
+
+        Raises:
+            TrainingError: a loss is no number any more.
+        """
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        training = self.prompt.training
         self.prompt.eval()
-        evaluation = evaluate_examples(
+        mine = measure_examples(
             self.backbone,
             self.prompt.fold(),
             self.task,
             self.prompt.head,
-            examples,
+            examples[rank::world],
             batch_size=self.options.evaluation_batch_size,
         )
-        self.prompt.train()
-        torch.set_rng_state(random)
-        return evaluation
+        self.prompt.train(training)
+        gathered = iter(gather_object(mine))  # the rows of process 0, then those of process 1, ...
+        measured = {
+            at: next(gathered)
+            for first in range(world)
+            for at in range(first, len(examples), world)
+        }
+        for one in measured.values():
+            if not math.isfinite(one.loss):
+                raise TrainingError(self._diverged(self.progress.step, f"loss {one.loss:g}"))
+        return summarize(self.task, [measured[at] for at in range(len(examples))], examples)
 
     def _out_of_patience(self) -> bool:
         patience = self.options.patience
@@ -212,6 +237,9 @@ class Loop:
     def _save(self) -> None:
         if self.folder is None:
             return
+        if not all(bool(p.isfinite().all()) for p in self.prompt.parameters()):
+            raise TrainingError(self._diverged(self.progress.step, "in the prompt itself"))
+        self.report.flush()  # before the checkpoint: what is logged behind it can be dropped
         states = gather_object([_random_state()])
         if self.accelerator.is_main_process:
             checkpoint.save(
@@ -223,11 +251,15 @@ class Loop:
                 random={f"{rank}.{k}": v for rank, s in enumerate(states) for k, v in s.items()},
                 identity=self.identity,
             )
-        self.report.flush()
         self.accelerator.wait_for_everyone()
 
     def _load(self) -> None:
         assert self.folder is not None
+        if not exists(self.folder):
+            raise ConfigError(
+                f"{self.folder}: there is no checkpoint to go on from. Name the output folder of "
+                "the run, or start without --resume (resume=True)."
+            )
         loaded = checkpoint.load(
             self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self.identity
         )
@@ -242,13 +274,15 @@ class Loop:
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C and a polite kill finish the step, save, and then stop."""
 
+        before: dict[int, Any] = {}
+
         def ask(number: int, frame: object) -> None:
             self._stop = True
+            signal.signal(number, before[number])  # asked twice, it stops at once
 
-        try:
-            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: signals are somebody else's
-            before = {}
+        if threading.current_thread() is threading.main_thread():  # else they are somebody else's
+            for name in (signal.SIGINT, signal.SIGTERM):
+                before[name] = signal.signal(name, ask) or signal.SIG_DFL
         try:
             yield
         finally:
@@ -256,21 +290,37 @@ class Loop:
                 signal.signal(number, handler)
 
     def _stopped(self) -> str:
-        kept = "Nothing was kept" if self.folder is None else f"The state is in {self.folder}"
-        return (
-            f"Stopped at step {self.progress.step} of {self.plan.steps}. {kept}; "
-            "run the same command with --resume to go on."
-        )
+        kept = "Nothing was kept: the run has no output folder."
+        if self.folder is not None:
+            kept = (
+                f"The state is in {self.folder}; run the same command with --resume to go on "
+                "(in Python: resume=True)."
+            )
+        return f"Stopped at step {self.progress.step} of {self.plan.steps}. {kept}"
 
-    def _diverged(self, loss: float) -> str:
-        kept = ""
-        if self.folder is not None and self.folder.exists():
-            kept = f" The last good state is in {self.folder}."
+    def _diverged(self, step: int, found: str) -> str:
+        kept = "" if self.folder is None else f" The last good state is in {self.folder}."
         return (
-            f"Training diverged: the loss or its gradient is no longer a number (loss {loss}) at "
-            f"step {self.progress.step + 1} of {self.plan.steps}.{kept} Try a smaller lr "
+            f"Training diverged: the loss or its gradient is no longer a number ({found}) at "
+            f"step {step} of {self.plan.steps}.{kept} Try a smaller lr "
             f"(now {self.options.lr:g}), a longer warmup_share, or precision=fp32."
         )
+
+
+def make_accelerator(device: torch.device) -> Accelerator:
+    """What knows the other processes of the run. It moves nothing: the backbone has its device.
+
+    Raises:
+        ConfigError: this process was launched for float16, whose gradients would have to be scaled.
+    """
+    cpu = device.type == "cpu" and not is_initialized()
+    accelerator = Accelerator(cpu=cpu, device_placement=False)
+    if accelerator.mixed_precision == "fp16":
+        raise ConfigError(
+            "accelerate launch: mixed_precision fp16 is not supported. "
+            "Launch with --mixed_precision no, and set precision: bf16 in the recipe."
+        )
+    return accelerator
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -281,6 +331,8 @@ def _random_state() -> dict[str, Tensor]:
 
 
 def _set_random_state(state: Mapping[str, Tensor]) -> None:
+    if "cpu" not in state:  # more processes than there were: this one is new
+        return
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

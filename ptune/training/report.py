@@ -7,15 +7,18 @@ A run that goes on drops the lines behind its checkpoint first, so the log is th
 """
 
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ptune.errors import ConfigError
 from ptune.training.schedule import Plan
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Somebody who watches a run: the progress bar of the command line."""
 
@@ -38,25 +41,37 @@ class Report:
         self._path = None if output is None else output / "log.jsonl"
         self._lines: list[str] = []
         self._watcher = watcher
-        self._board = _board(output) if tracker == "tensorboard" and output else None
+        self._new_board = _board_of(output) if tracker == "tensorboard" and output else None
+        self._board: Any = None
         self._start = time.perf_counter()
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def start(self, plan: Plan, facts: Mapping[str, object], *, resume: bool) -> None:
-        """The run begins; a new one begins a new log."""
-        if self._path is not None and not resume:
-            self._path.write_text("", encoding="utf-8")
+        """The run begins; a new one begins a new log.
+
+        Raises:
+            ConfigError: the folder cannot be written to. Now, and not when the run is done.
+        """
+        if self._path is not None:
+            with _writing(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.open("a" if resume else "w").close()
+        if self._new_board is not None and not resume:
+            self._board = self._new_board(None)
         if self._watcher is not None:
             self._watcher.on_start(plan, facts)
 
     def resume(self, step: int) -> None:
         """Drop what was logged behind the checkpoint that the run goes on from."""
-        if self._path is None or not self._path.exists():
+        if self._new_board is not None:
+            self._board = self._new_board(step + 1)
+        if self._path is None:
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with _writing(self._path):
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            aside = self._path.with_name(".log.jsonl.new")
+            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            aside.replace(self._path)
 
     def step(self, step: int, plan: Plan, loss: float, lr: float) -> None:
         """A step is done."""
@@ -79,11 +94,18 @@ class Report:
     def flush(self) -> None:
         """Write what was collected."""
         if self._path is not None and self._lines:
-            with self._path.open("a", encoding="utf-8") as file:
+            with _writing(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.writelines(self._lines)
         self._lines = []
         if self._board is not None:
             self._board.flush()
+
+    def close(self) -> None:
+        """Write what was collected, and let go of the files."""
+        self.flush()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
 
     def _add(self, step: int, plan: Plan, **what: Any) -> None:
         line = {"step": step, "epoch": plan.epoch_of(step - 1) + 1, **what}
@@ -91,11 +113,30 @@ class Report:
         self._lines.append(json.dumps(line) + "\n")
 
 
-def _board(output: Path) -> Any:
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that a kill cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}). Choose another output folder."
+        ) from None
+
+
+def _board_of(output: Path) -> Callable[[int | None], Any]:
+    """What opens TensorBoard's log, without what it holds from some step on."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(
             "tracker = tensorboard needs the package tensorboard: pip install 'ptune[track]'."
         ) from None
-    return SummaryWriter(str(output / "tensorboard"))
+    return lambda first: SummaryWriter(str(output / "tensorboard"), purge_step=first)

@@ -1,0 +1,126 @@
+"""The rows of a run: read, drawn, split, and checked before anything else is done with them.
+
+    train.csv   --few_shot, max_rows-->  --split-->   rows to train on | rows to validate on
+    test.csv                                          rows to test on
+
+Also the template, where the recipe leaves it to the columns. Knows no backbone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptune.config import Recipe
+from ptune.data import (
+    Rows,
+    answers_of,
+    check_labels,
+    draw_rows,
+    few_shot,
+    load_rows,
+    split_rows,
+)
+from ptune.errors import ConfigError, TemplateError
+from ptune.tasks import Answer
+from ptune.template import Template
+
+Source = str | Path | Sequence[Mapping[str, object]] | Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the rows are."""
+
+    train: Source
+    validation: Source | None
+    test: Source | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRows:
+    """The rows of a run, their labels, and how a row is laid out."""
+
+    template: Template
+    train: Rows
+    validation: Rows | None
+    test: Rows | None
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Hash of the rows and labels, by which a checkpoint knows its data."""
+        parts = [None if rows is None else list(rows) for rows in (self.train, self.validation)]
+        text = json.dumps([parts, self.labels], ensure_ascii=False, default=str, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
+    """Read every row of a run.
+
+    Raises:
+        ConfigError, DataError, TemplateError: something does not fit; the message names the file.
+    """
+    rows = _load(recipe, sources.train)
+    labelled = recipe.problem == "single-label" and recipe.answer == "label"
+    stratify = recipe.label_column if labelled else None
+    if recipe.few_shot is not None:
+        rows = few_shot(rows, recipe.few_shot, recipe.seed, recipe.label_column)
+    if recipe.max_rows is not None and recipe.max_rows < len(rows):
+        rows = draw_rows(rows, recipe.max_rows, recipe.seed)
+    notes: tuple[str, ...] = ()
+    validation = None
+    if sources.validation is not None:
+        validation = _load(recipe, sources.validation)
+    elif recipe.validation_share > 0:
+        split = split_rows(rows, recipe.validation_share, recipe.seed, stratify)
+        rows, validation, notes = split.train, split.held_out, split.notes
+    test = None if sources.test is None else _load(recipe, sources.test)
+    others = [other for other in (validation, test) if other is not None]
+    labels: tuple[str, ...] = ()
+    if recipe.problem == "regression" or recipe.answer == "text":
+        for part in (rows, *others):
+            answers_in(recipe, part)
+    else:
+        multi = recipe.problem == "multi-label"
+        found = check_labels(rows, others, recipe.label_column, labels=recipe.labels, multi=multi)
+        labels, notes = found.names, notes + found.notes
+    template = Template.parse(recipe.template or default_template(recipe, rows))
+    for part in (rows, *others):
+        _check_columns(template, part)
+    return RunRows(template, rows, validation, test, labels, notes)
+
+
+def _check_columns(template: Template, rows: Rows) -> None:
+    try:
+        template.check(rows.columns)
+    except TemplateError as error:
+        raise TemplateError(f"{rows.source}: {error}") from None
+
+
+def _load(recipe: Recipe, source: Source) -> Rows:
+    return load_rows(source).with_fields(recipe.columns)
+
+
+def default_template(recipe: Recipe, rows: Rows) -> str:
+    """The template where the recipe has none: virtual tokens, the one text column, the label."""
+    fields = [column for column in rows.columns if column != recipe.label_column]
+    if not fields:
+        raise ConfigError(
+            f"template is missing, and {rows.source} has no column beside {recipe.label_column}. "
+            "Add a column with the texts."
+        )
+    if len(fields) != 1:
+        raise ConfigError(
+            f"template is missing, and {rows.source} has several columns to choose from: "
+            f'{", ".join(fields)}. Say how a row looks, e.g. template="{{soft:20}}{{{fields[0]}}}".'
+        )
+    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+    label = " Label : {label}" if recipe.task == "causal-lm" else ""
+    return f"{soft}{{{fields[0]}}}{label}"
+
+
+def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:
+    """The right answers of rows, as the recipe's problem has them."""
+    return answers_of(rows, recipe.label_column, recipe.problem)

@@ -1,0 +1,203 @@
+import pytest
+import tiny
+import torch
+from tokenizers import processors
+from torch.nn import functional
+
+from ptune.backbone import Backbone
+from ptune.batch import PromptTensors
+from ptune.errors import DataError, TemplateError
+from ptune.evaluation import evaluate_examples, predict_examples
+from ptune.run import run
+from ptune.tasks import make_task
+from ptune.template import Template
+
+ROWS = [{"text": "my parcel is late"}, {"text": "thank you"}, {"text": "film ? very bad"}]
+CLS, SEP = 2, 3
+
+
+def encoder():
+    """Its tokenizer writes [CLS] text [SEP], as BERT's does."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", CLS), ("</s>", SEP)],
+    )
+    return Backbone.load(tiny.model("bert"), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    return {"encoder": encoder(), "decoder": tiny.backbone("llama")}
+
+
+def prompt_of(backbone, slots=3):
+    generator = torch.Generator().manual_seed(1)
+    return PromptTensors(
+        vectors=torch.randn(slots, backbone.geometry.width, generator=generator)
+    )
+
+
+def task_of(backbone, template="{soft:3}{text}", labels=("good", "bad"), **settings):
+    return make_task(
+        "sequence-classification", Template.parse(template), backbone, labels=labels, **settings
+    )
+
+
+def head_of(task, backbone):
+    head = task.head(backbone.geometry.hidden).eval()
+    generator = torch.Generator().manual_seed(2)
+    for parameter in head.parameters():
+        parameter.data.normal_(generator=generator)
+    return head
+
+
+def states(backbone, prompt, ids):
+    """Oracle: a plain forward of the model on embeddings, virtual tokens put in by hand."""
+    table = backbone.model.get_input_embeddings().weight
+    words = torch.stack([prompt.vectors[-1 - id] if id < 0 else table[id] for id in ids])
+    with torch.no_grad():
+        return backbone.body(inputs_embeds=words[None]).last_hidden_state[0]
+
+
+def logits(head, state):
+    """Oracle of the head: normalised without trained factors, then linear."""
+    normal = (state - state.mean()) / (state.var(correction=0) + 1e-5).sqrt()
+    return normal @ head.linear.weight.T + head.linear.bias
+
+
+@pytest.mark.parametrize(
+    ("kind", "template", "layout", "pooled"),
+    [
+        ("encoder", "{soft:3}{text}", lambda words: [CLS, -1, -2, -3, *words, SEP], 0),
+        ("encoder", "{text}{soft:3}", lambda words: [CLS, *words, -1, -2, -3, SEP], 0),
+        ("decoder", "{soft:3}{text}", lambda words: [-1, -2, -3, *words], -1),
+        ("decoder", "{soft:2}{text}{soft:1}", lambda words: [-1, -2, *words, -3], -2),
+        ("decoder", "{soft:1}{text}{soft:2}", lambda words: [-1, *words, -2, -3], -3),
+    ],
+)
+def test_the_state_of_cls_or_of_the_last_real_token_is_pooled(
+    backbones, kind, template, layout, pooled
+):
+    backbone = backbones[kind]
+    task, prompt = task_of(backbone, template), prompt_of(backbone)
+    head = head_of(task, backbone)
+    got = predict_examples(backbone, prompt, task, head, task.examples(ROWS), batch_size=3)
+    for row, one in zip(ROWS, got, strict=True):
+        words = backbone.tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        state = states(backbone, prompt, layout(words))[pooled]
+        expected = logits(head, state).softmax(-1)
+        shares = torch.tensor([one.probabilities["good"], one.probabilities["bad"]])
+        torch.testing.assert_close(shares, expected, rtol=1e-3, atol=1e-5)
+        assert one.answer == ("good", "bad")[int(expected.argmax())]
+
+
+def read_of(backbone, prompt, examples):
+    return run(backbone, [prompt], backbone.pack([e.sequence for e in examples]))
+
+
+def test_the_loss_of_one_label_is_cross_entropy(backbones):
+    backbone = backbones["encoder"]
+    task, prompt = task_of(backbone, labels=("a", "b", "c")), prompt_of(backbone)
+    head = head_of(task, backbone)
+    examples = task.training_examples(ROWS, ["c", "a", "b"])
+    read = read_of(backbone, prompt, examples)
+    expected = [
+        -logits(head, state).log_softmax(-1)[truth]
+        for state, truth in zip(read, (2, 0, 1), strict=True)
+    ]
+    torch.testing.assert_close(task.loss(read, examples, head), torch.stack(expected))
+
+
+def test_several_labels_each_have_a_sigmoid_and_any_number_may_be_right(backbones):
+    backbone = backbones["decoder"]
+    task = task_of(backbone, labels=("late", "rude", "lost"), problem="multi-label")
+    prompt, head = prompt_of(backbone), head_of(task, backbone)
+    answers = [("late", "lost"), (), ("rude",)]
+    examples = task.training_examples(ROWS, answers)
+    read = read_of(backbone, prompt, examples)
+    wanted = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]])
+    outputs = torch.stack([logits(head, state) for state in read])
+    shares = outputs.sigmoid()
+    each = -(wanted * shares.log() + (1 - wanted) * (1 - shares).log()).mean(1)
+    torch.testing.assert_close(task.loss(read, examples, head), each, rtol=1e-3, atol=1e-4)
+    for one, row in zip(task.predict(read, examples, head), shares, strict=True):
+        expected = tuple(
+            label for label, p in zip(task.labels, row.tolist(), strict=True) if p > 0.5
+        )
+        assert one.answer == expected
+        torch.testing.assert_close(torch.tensor(list(one.probabilities.values())), row)
+    scores = evaluate_examples(backbone, prompt, task, head, examples, batch_size=2).scores
+    assert set(scores) == {"loss", "perplexity", "micro_f1", "macro_f1"}
+
+
+def test_a_number_is_predicted_by_the_squared_error(backbones):
+    backbone = backbones["decoder"]
+    task = task_of(backbone, labels=(), problem="regression")
+    prompt, head = prompt_of(backbone), head_of(task, backbone)
+    assert head.linear.out_features == 1
+    numbers = [4.5, -1.0, 0.0]
+    examples = task.training_examples(ROWS, numbers)
+    read = read_of(backbone, prompt, examples)
+    outputs = torch.stack([logits(head, state)[0] for state in read])
+    torch.testing.assert_close(
+        task.loss(read, examples, head), (outputs - torch.tensor(numbers)) ** 2
+    )
+    evaluation = evaluate_examples(backbone, prompt, task, head, examples, batch_size=2)
+    torch.testing.assert_close(
+        torch.tensor([p.answer for p in evaluation.predictions]), outputs, rtol=1e-4, atol=1e-5
+    )
+    scores = evaluation.scores
+    assert set(scores) == {"loss", "perplexity", "mse", "pearson", "spearman"}
+    assert scores["loss"] == pytest.approx(scores["mse"], rel=1e-4)
+
+
+def test_a_constant_head_predicts_the_first_of_equally_likely_labels(backbones):
+    backbone = backbones["encoder"]
+    task = task_of(backbone)
+    head = task.head(backbone.geometry.hidden)
+    (one, *_) = predict_examples(
+        backbone, prompt_of(backbone), task, head, task.examples(ROWS), batch_size=3
+    )
+    assert (one.answer, one.probabilities) == ("good", {"good": 0.5, "bad": 0.5})
+
+
+def test_the_cross_entropy_of_a_new_head_is_that_of_guessing(backbones):
+    backbone = backbones["decoder"]
+    task = task_of(backbone)
+    examples = task.examples(ROWS, ["good", "bad", "bad"])
+    head = task.head(backbone.geometry.hidden)
+    loss = task.loss(read_of(backbone, prompt_of(backbone), examples), examples, head)
+    torch.testing.assert_close(loss, functional.cross_entropy(
+        torch.zeros(3, 2), torch.tensor([0, 1, 1]), reduction="none"
+    ))
+
+
+def refused(kind, message, call):
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value) == message
+
+
+def test_a_template_with_a_label_is_refused(backbones):
+    message = (
+        'template "{soft:3}{text} : {label}": {label} has no place in task '
+        "sequence-classification, where a trained head gives the label. Leave it out, or use "
+        "task: causal-lm."
+    )
+    refused(
+        TemplateError, message, lambda: task_of(backbones["decoder"], "{soft:3}{text} : {label}")
+    )
+
+
+def test_a_row_without_a_token_of_its_own_is_refused(backbones):
+    task = task_of(backbones["decoder"])
+    message = "A row has no token of its own to be pooled: its fields are empty."
+    refused(DataError, message, lambda: task.examples([{"text": ""}]))
+
+
+def test_an_unknown_label_is_refused(backbones):
+    task = task_of(backbones["decoder"])
+    message = "unknown label 'ugly'. Known: 'good', 'bad'."
+    refused(DataError, message, lambda: task.examples(ROWS[:1], ["ugly"]))
