@@ -68,9 +68,10 @@ def demo(
         "runs/demo"
     ),
 ) -> None:
-    """Train a prompt on 150 customer messages with the small model that comes with ptune.
+    """Train a prompt that tells history from science, with the small model that comes with ptune.
 
-    Needs no network and no data of yours; about a minute on 2 cores.
+    Needs no network and no data of yours: 150 messages to a homework desk to train on, 250 others
+    to test on.
     """
     from ptune.display import show_demo, watching
     from ptune.showcase import run_demo

@@ -19,8 +19,8 @@ from ptune.training.report import Watcher
 
 # Two messages that stand in neither file.
 EXAMPLES = (
-    "Third evening without hot water and still nobody picks up the phone.",
-    "Could you tell me whether the museum shop takes cards?",
+    "why does ice float, is it lighter than water??",
+    "Could someone check my essay on why the peasants rose against the king?",
 )
 
 

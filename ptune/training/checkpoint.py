@@ -103,13 +103,22 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
+# What a run is known by through a hash, and what to call it.
+_HASHED = {"data": "the rows", "fingerprint": "the backbone"}
+
+
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that is another one."""
     different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-    if different:
-        key = different[0]
-        raise ConfigError(
-            f"{folder}: this checkpoint belongs to another run: {', '.join(different)} differ "
-            f"({key}: {found.get(key)!r} there, {wanted.get(key)!r} now). Give the settings and "
-            "data of that run, or start anew without resume."
-        )
+    if not different:
+        return
+    settings = [key for key in different if key not in _HASHED]
+    names = [*settings, *(_HASHED[key] for key in different if key in _HASHED)]
+    shown = ""
+    if settings:
+        first = settings[0]
+        shown = f" ({first}: {found.get(first)!r} there, {wanted.get(first)!r} now)"
+    raise ConfigError(
+        f"{folder}: this checkpoint belongs to another run, which differs in {', '.join(names)}"
+        f"{shown}. Give what that run was given, or start anew without resume."
+    )
