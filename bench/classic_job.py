@@ -250,7 +250,7 @@ def _row(line: Line, plain: Line | None, here: Line) -> list[str]:
         line["side"],
         f"{line['seconds']:.2f}",
         f"{line['fastest']:.2f} .. {line['slowest']:.2f}",
-        f"{line['seconds'] / line['floor']:.2f}",
+        f"{line['seconds'] / line['floor']:.2f} ({line['floor']:.2f} s)",
         "" if plain is None else f"{plain['seconds'] / line['seconds']:.1f}",
         f"{here['seconds'] / line['seconds']:.1f}",
         f"{line['peak_bytes'] / 1e9:.2f}",
@@ -396,52 +396,51 @@ def bloom(job: Line) -> Any:
 
 @dataclass(frozen=True)
 class Tweets:
-    """The rows of every step, as a task encodes them."""
+    """The rows of every step, as a task encodes them, and the tokenizer that spelled them."""
 
     task: Any
     batches: list[list[Any]]
-
-    def label(self, example: Any) -> tuple[int, ...]:
-        """The ids of an example's label."""
-        return self.task.layout.label_ids(str(example.answer))
+    tokenizer: Any
 
 
-def tweets(folder: str, loss: str, tokenizer: Any) -> Tweets:
+def tweets(folder: str, loss: str) -> Tweets:
     """The training rows in batches, in an order drawn by seed; a short last batch is left out."""
+    from ptune.backbone import Backbone
     from ptune.data import labels_of, load_rows
-    from ptune.tasks.causal_lm import CausalLM
+    from ptune.tasks import make_task
     from ptune.template import Template
     from ptune.training.schedule import Plan
 
     rows = load_rows(Path(folder) / "train.csv")
     answers = labels_of(rows, "label")
-    words = {label: label for label in sorted(set(answers))}
-    layout = Template.parse(TEMPLATE).bind(
-        tokenizer, max_tokens=SLOTS + PADDED, label_words=tuple(words)
+    small = Backbone.load("ptune-tiny")  # for its tokenizer; it is let go at once
+    task = make_task(
+        "causal-lm",
+        Template.parse(TEMPLATE),
+        small,
+        labels=sorted(set(answers)),
+        loss=loss,
+        max_tokens=SLOTS + PADDED,
     )
-    task = CausalLM(layout, words, end=tokenizer.eos_token_id, loss=loss)
     examples = task.training_examples(rows, answers)
     whole = len(rows) // BATCH * BATCH
     plan = Plan.make(whole, rows_per_step=BATCH, epochs=1, max_steps=None, seed=SEED)
-    return Tweets(task, [[examples[i] for i in plan.rows_of(s)] for s in range(plan.steps)])
+    batches = [[examples[i] for i in plan.rows_of(step)] for step in range(plan.steps)]
+    return Tweets(task, batches, small.tokenizer)
 
 
 @contextmanager
 def learner(job: Line) -> Iterator[tuple[Line, Any]]:
     """A side that is ready: what is to be known of it, and a function that takes one step."""
     import torch
-    import transformers
 
-    from ptune.demo import resolve
-
+    data = tweets(job["data"], job["loss"])
     torch.manual_seed(SEED)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve("ptune-tiny"))
-    data = tweets(job["data"], job["loss"], tokenizer)
     model = bloom(job)
     layers = [w for n, w in model.transformer.h.named_parameters() if w.dim() == 2]
     body = sum(w.numel() for w in layers)
     make = _peft_side if job["library"] == "peft" else _ptune_side
-    with make(job, model, tokenizer, data) as (trained, loss_of):
+    with make(job, model, data) as (trained, loss_of):
         optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=0.0)
         count = 0
 
@@ -465,7 +464,7 @@ def learner(job: Line) -> Iterator[tuple[Line, Any]]:
 
 
 @contextmanager
-def _ptune_side(job: Line, model: Any, tokenizer: Any, data: Tweets) -> Iterator[Any]:
+def _ptune_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
     import torch
 
     from ptune.backbone import Backbone
@@ -473,7 +472,7 @@ def _ptune_side(job: Line, model: Any, tokenizer: Any, data: Tweets) -> Iterator
     from ptune.run import run
     from ptune.trainable import TrainablePrompt
 
-    backbone = Backbone(model, tokenizer, "bloom-560m's shape")
+    backbone = Backbone(model, data.tokenizer, "bloom-560m's shape")
     initial = torch.load(job["start"])
     encoders = {"mlp": MLPEncoder, "lstm": LSTMEncoder}
     kind = encoders[job["encoder"]] if job["method"] == "p-tuning" else EmbeddingEncoder
@@ -493,7 +492,7 @@ def _ptune_side(job: Line, model: Any, tokenizer: Any, data: Tweets) -> Iterator
 
 
 @contextmanager
-def _peft_side(job: Line, model: Any, tokenizer: Any, data: Tweets) -> Iterator[Any]:
+def _peft_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
     import peft
     import torch
 
@@ -515,25 +514,25 @@ def _peft_side(job: Line, model: Any, tokenizer: Any, data: Tweets) -> Iterator[
             wrapped.prompt_encoder["default"].embedding.weight.copy_(torch.load(job["start"]))
 
     def loss_of(examples: Any) -> Any:
-        inputs = padded(examples, data, tokenizer.pad_token_id)
+        inputs = padded(examples, data.tokenizer.pad_token_id)
         automatic: AbstractContextManager[Any] = nullcontext()
         if job["autocast"]:
             automatic = torch.autocast("cpu", torch.bfloat16)
         with automatic:
             loss = wrapped(**inputs).loss
-        tokens, reads = floor_counts(examples, data)
+        tokens, reads = floor_counts(examples)
         return loss, tokens, reads
 
     yield [p for p in wrapped.parameters() if p.requires_grad], loss_of
 
 
-def padded(examples: Sequence[Any], data: Tweets, padding: int) -> Line:
+def padded(examples: Sequence[Any], padding: int) -> Line:
     """Rows as the well-known script makes them: padded left to one length, labels at the end."""
     import torch
 
     ids, mask, labels = [], [], []
     for example in examples:
-        label = data.label(example)
+        label = example.target
         row = [i for i in example.sequence.ids if i >= 0][: -(len(label) - 1) or None]
         pads = PADDED - len(row) - len(label)
         ids.append([padding] * pads + row + list(label))
@@ -543,7 +542,7 @@ def padded(examples: Sequence[Any], data: Tweets, padding: int) -> Line:
     return {n: torch.tensor(v) for n, v in zip(names, (ids, mask, labels), strict=True)}
 
 
-def floor_counts(examples: Sequence[Any], data: Tweets) -> tuple[int, int]:
+def floor_counts(examples: Sequence[Any]) -> tuple[int, int]:
     """Tokens and reads that this batch needs at least: the prompt and equal text in front once."""
     from ptune.batch import pack
 

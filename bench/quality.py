@@ -237,6 +237,7 @@ def run_ptune(
         validation=data.held_out,
         test=data.test,
         validation_share=recipe.validation_share,
+        max_steps=recipe.max_steps,
         batch_size=recipe.batch_size,
         **settings,
     )

@@ -11,8 +11,8 @@ Weights are bit for bit the same before and after everything that ptune does. Kn
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
@@ -87,18 +88,16 @@ class Backbone:
             "trust_remote_code": trust_remote_code,
             "local_files_only": offline or Path(folder).is_dir(),
         }
+        weights: dict[str, Any] = {
+            "dtype": _dtype(dtype, place),
+            "quantization_config": quantization,
+            "device_map": device_map,
+        }
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, **options)
-            model = _auto_class(config).from_pretrained(
-                folder,
-                config=config,
-                dtype=_dtype(dtype, place),
-                quantization_config=quantization,
-                device_map=device_map,
-                **options,
-            )
-            if tokenizer is None:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            with _quiet(folder):
+                model = _pretrained(folder, options, weights)
+                if tokenizer is None:
+                    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise BackboneError(_cannot_load(source, trust_remote_code, error)) from error
         if device_map is None and quantization is None:
@@ -212,8 +211,28 @@ def _sample(weight: Tensor) -> bytes:
         return b""
     flat = weight.detach().flatten()
     step = max(1, len(flat) // SAMPLES_PER_WEIGHT)
-    picked = flat[::step][:SAMPLES_PER_WEIGHT].to("cpu", torch.bfloat16)
+    picked = flat[::step][:SAMPLES_PER_WEIGHT].to("cpu", torch.bfloat16).contiguous()
     return bytes(picked.view(torch.uint8).tolist())
+
+
+def _pretrained(
+    folder: str, options: Mapping[str, Any], weights: Mapping[str, Any]
+) -> PreTrainedModel:
+    config = transformers.AutoConfig.from_pretrained(folder, **options)
+    return _auto_class(config).from_pretrained(folder, config=config, **options, **weights)
+
+
+@contextmanager
+def _quiet(folder: str) -> Iterator[None]:
+    """No progress bar for what is on this machine already: it is there in a moment."""
+    shown = logging.is_progress_bar_enabled()
+    if Path(folder).is_dir():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _device(name: str) -> torch.device:

@@ -127,8 +127,9 @@ def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, .
     else:
         wanted = sorted(layers)
     if wanted[0] < 0 or wanted[-1] >= count:
+        said = layers if isinstance(layers, str) else list(layers)
         raise ConfigError(
-            f"layers = {layers!r}: the backbone has {count} attention sites, numbered 0 .. "
+            f"layers = {said}: the backbone has {count} attention sites, numbered 0 .. "
             f"{count - 1}. Choose among them."
         )
     return tuple(wanted)

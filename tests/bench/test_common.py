@@ -1,0 +1,78 @@
+import json
+from argparse import Namespace
+
+import pytest
+
+
+@pytest.fixture
+def common():
+    import common
+
+    return common
+
+
+def test_results_are_appended_and_read_back(common, tmp_path):
+    file = tmp_path / "deep" / "results.jsonl"
+    assert common.read_lines(file) == []
+    common.write_line(file, {"task": "é", "seed": 0})
+    common.write_line(file, {"task": "é", "seed": 1})
+    assert common.read_lines(file) == [{"task": "é", "seed": 0}, {"task": "é", "seed": 1}]
+    common.write_line(None, {"not": "kept"})
+
+
+def test_the_last_result_of_a_run_counts(common):
+    lines = [{"seed": 0, "x": 1}, {"seed": 1, "x": 2}, {"seed": 0, "x": 3}]
+    assert common.latest(lines, "seed") == [{"seed": 0, "x": 3}, {"seed": 1, "x": 2}]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [0, 1, 2]), ("4,", [4]), ("3-4", [3, 4]), ("0,2-3", [0, 2, 3])]
+)
+def test_seeds_are_a_count_or_a_list(common, text, seeds):
+    assert common.numbers(text) == seeds
+
+
+def test_the_spread_of_one_value_is_not_told(common):
+    assert common.mean_spread([0.25]) == "25.0"
+    assert common.mean_spread([0.5, 0.7]) == "60.0 ± 14.1"
+
+
+def test_without_data_the_script_ends_with_a_sentence(common, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        common.find_data("trec", tmp_path)
+    assert end.value.code == 0
+    assert capsys.readouterr().err == (
+        "The data set trec is not here, so nothing is measured. Put its files in a folder trec/ "
+        "and name the folder above it with --data.\n"
+    )
+
+
+def test_a_standing_run_is_known_by_all_that_was_asked(common, tmp_path):
+    import quality
+    from quality_causal import BENCHMARK
+
+    file = tmp_path / "results.jsonl"
+    args = Namespace(json=file, rows=None, test_rows=None, epochs=3, batch_size=None, threads=1)
+    session = quality.Session(BENCHMARK, args)
+    method = BENCHMARK.methods["p-tuning-v2"]
+    recipe = BENCHMARK.recipe(args, method, 0)
+    key = session._key("run", BENCHMARK.tasks["trec"], "p-tuning-v2", recipe, None)
+    common.write_line(file, {**key, "test": {"accuracy": 0.5}})
+    assert session._standing(key) == json.loads(json.dumps(key)) | {"test": {"accuracy": 0.5}}
+    other = session._key(
+        "run", BENCHMARK.tasks["trec"], "p-tuning-v2", recipe.changed(lr=1.0), None
+    )
+    assert session._standing(other) is None
+
+
+def test_a_baseline_is_not_measured_again_when_a_prompts_default_changes(tmp_path):
+    import quality
+    from quality_causal import BENCHMARK
+
+    args = Namespace(json=None, rows=None, test_rows=None, epochs=3, batch_size=None, threads=1)
+    session = quality.Session(BENCHMARK, args)
+    recipe = BENCHMARK.recipe(args, BENCHMARK.methods["LoRA"], 0)
+    task = BENCHMARK.tasks["trec"]
+    before = session._key("run", task, "LoRA", recipe, None)
+    assert before == session._key("run", task, "LoRA", recipe.changed(lr=1.0), None)
+    assert before != session._key("run", task, "LoRA", recipe.changed(epochs=9), None)

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+MACHINE = {"python": "3", "ptune": "0", "cpu": "a CPU", "threads": 1, "cores": 2}
+
+
+def run(task, method, seed, accuracy):
+    return {
+        "bench": "quality_causal",
+        "kind": "run",
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "rows": 1500,
+        "test_rows": None,
+        "lr": None,
+        "model": "tiny",
+        "test": {"accuracy": accuracy, "macro_f1": accuracy / 2},
+        "steps": 10,
+        "seconds": 2.0,
+        "trained": 1000,
+        "settings": {"lr": 0.3, "epochs": 5, "batch_size": 16, "validation_share": 0.2},
+        "machine": MACHINE,
+    }
+
+
+@pytest.fixture
+def results(tmp_path):
+    lines = [run("trec", "p", 0, 0.1), run("trec", "p", 0, 0.5), run("trec", "p", 1, 0.7)]
+    lines += [run("other", "p", 0, 0.9)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "quality_causal.jsonl").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_block_is_made_anew_from_the_last_result_of_each_seed(results):
+    import tables
+
+    before = "a\n<!-- bench:quality_causal/trec -->\n42.0 by hand\n<!-- /bench -->\nb\n"
+    after = tables.rewrite(before, results)
+    assert after == (
+        "a\n<!-- bench:quality_causal/trec -->\n"
+        "| method | trained | accuracy | macro F1 | seeds | lr | steps | s / run |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        "| p | 1,000 | 60.0 ± 14.1 | 30.0 ± 7.1 | 2 | 0.3 | 10 | 2 |\n\n"
+        "Settings: trec with tiny, training rows: 1,500 by seed; all test rows, scored once a run; "
+        "epochs 5, batch 16, the best epoch chosen on a share of 0.2 of the training rows, held "
+        "out by seed and the same for all methods; accuracy and macro F1 in percent, mean ± "
+        "standard deviation over the seeds; a CPU, 1 threads of 2 cores; python 3, ptune 0.\n"
+        "<!-- /bench -->\nb\n"
+    )
+    assert tables.rewrite(after, results) == after
+
+
+def test_blocks_do_not_run_into_each_other(results):
+    import tables
+
+    one = "<!-- bench:defaults -->\nold\n<!-- /bench -->\n"
+    text = f"{one}kept\n{one}"
+    assert tables.rewrite(text, results).count("Nothing was measured yet.") == 2
+    assert "kept" in tables.rewrite(text, results)
+
+
+def test_an_unknown_name_is_refused(results):
+    import tables
+
+    with pytest.raises(ValueError) as error:
+        tables.rewrite("<!-- bench:speed -->\n<!-- /bench -->", results)
+    assert str(error.value) == (
+        '"bench:speed" is unknown. Known: classic_job, defaults, quality_causal, quality_encoder.'
+    )

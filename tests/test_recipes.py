@@ -1,0 +1,87 @@
+"""Recipes: each loads, has a template that can be read, says its command, and trains.
+
+Their data are not in the repository, so the runs are on made-up rows and the model that travels
+with ptune.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from ptune.config import Recipe
+from ptune.template import Template
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+each = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+def test_the_recipes_are_there():
+    assert {path.stem for path in RECIPES} >= {
+        "sst2_encoder",
+        "trec_words",
+        "twitter_complaints",
+        "your_csv",
+    }
+
+
+@each
+def test_a_recipe_loads_and_its_template_fits_its_task(path):
+    recipe = Recipe.load(path)
+    template = Template.parse(recipe.template)
+    assert template.fields == ("text",)
+    assert template.has_label == (recipe.task == "causal-lm")
+    shallow = recipe.method != "p-tuning-v2"
+    assert ("{soft" in recipe.template) == shallow
+
+
+@each
+def test_a_recipe_begins_with_what_it_is_and_its_command(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(r"# [A-Z].+", lines[0])
+    assert lines[2] == f"#     ptune train recipes/{path.name}"
+
+
+@each
+def test_a_recipe_states_no_score_and_names_only_scripts_in_bench(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\d %|\d\.\d+ accuracy|accuracy (of )?\d", text)
+    assert all(
+        re.fullmatch(r"bench/\w+\.py", name) for name in re.findall(r"bench/[\w./]*\w", text)
+    )
+
+
+@each
+def test_a_recipe_writes_to_a_folder_of_its_own(path):
+    outputs = [Recipe.load(other).output for other in RECIPES]
+    assert outputs.count(Recipe.load(path).output) == 1
+    assert Recipe.load(path).output.startswith("runs/")
+
+
+def labels_of(recipe: Recipe) -> list[str]:
+    return list(recipe.labels or recipe.verbalizer or ("science", "history"))
+
+
+def write_rows(path: Path, labels: list[str], count: int) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["text", "label"])
+        table.writerows((f"message number {i}", labels[i % len(labels)]) for i in range(count))
+
+
+@each
+def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
+    from ptune.training import train_recipe
+
+    labels = labels_of(Recipe.load(path))
+    for name in ("train", "test"):
+        write_rows(tmp_path / f"{name}.csv", labels, 5 * len(labels))
+    changes = [f"{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    changes += [f"output={tmp_path / 'out'}", "backbone=ptune-tiny", "max_steps=1"]
+    result = train_recipe(Recipe.load(path, changes))
+    assert result.steps == 1
+    assert set(result.scores) == {"validation", "test"}
+    assert set(result.prompt.labels) == set(labels)
+    assert (tmp_path / "out" / "prompt" / "prompt.json").exists()
