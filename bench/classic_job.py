@@ -225,7 +225,7 @@ def table(lines: Sequence[Line]) -> str:
         return "Nothing was measured yet."
     plain = {line["method"]: line for line in kept if line["side"] == "peft" and _plain(line)}
     head = ["method", "format", "side", "s / step", "fastest .. slowest", "x floor", "PEFT fp32 /",
-            "PEFT here /", "peak GB", "losses"]  # fmt: skip
+            "PEFT here /", "peak GB", "loss, first .. last"]  # fmt: skip
     rows = []
     for line in kept:
         here = next(
@@ -254,7 +254,7 @@ def _row(line: Line, plain: Line | None, here: Line) -> list[str]:
         "" if plain is None else f"{plain['seconds'] / line['seconds']:.1f}",
         f"{here['seconds'] / line['seconds']:.1f}",
         f"{line['peak_bytes'] / 1e9:.2f}",
-        " ".join(f"{loss:.4f}" for loss in line["losses"]),
+        f"{line['losses'][0]:.4f} .. {line['losses'][-1]:.4f}",
     ]
 
 

@@ -25,7 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-PromptArgument = Annotated[str, typer.Argument(help="Folder of the prompt, or hub:owner/name.")]
+PromptArgument = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="Folder of the prompt, or hub:owner/name.")
+]
 BackboneOption = Annotated[
     str | None,
     typer.Option("--backbone", help="Model to run on, where it is not where it was trained."),
@@ -40,7 +42,7 @@ BatchOption = Annotated[int, typer.Option("--batch-size", help="Rows at once.", 
 def main() -> None:
     """Run the command line; an error of the user's is a sentence, never a traceback."""
     try:
-        app()
+        app(prog_name="ptune")
     except PtuneError as error:
         typer.echo(f"ptune: {error}", err=True)
         sys.exit(1)
@@ -52,7 +54,6 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _version(
-    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
@@ -83,9 +84,11 @@ def demo(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of the run; see `ptune settings`.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML file of the run; see `ptune settings`.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")

@@ -40,7 +40,8 @@ class ProgressBar:
         self._scores = ""
 
     def on_start(self, plan: Plan, facts: Mapping[str, object]) -> None:
-        """Say what is trained on."""
+        """Say what is trained on. The bar appears now: an error before leaves no trace of it."""
+        self._bar.start()
         for line in fact_lines(facts):
             self._bar.console.print(line, highlight=False, markup=False)
         self._task = self._bar.add_task("training", total=plan.steps, loss="", score="")
@@ -88,8 +89,12 @@ def watching(*, silent: bool = False) -> Iterator[ProgressBar | None]:
         TextColumn("{task.fields[loss]}  {task.fields[score]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    bar = Progress(*columns, console=Console(stderr=True))
+    try:
         yield ProgressBar(bar)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def show_result(result: Result, output: Path) -> None:

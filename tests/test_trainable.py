@@ -29,9 +29,7 @@ def shallow(slots=3, dropout=0.0):
 
 def deep(backbone, sites, dropout=0.0, projection=None):
     shapes = [backbone.geometry.sites[site].shape for site in sites]
-    return PrefixEncoder(
-        2, shapes, dropout=dropout, projection=projection, generator=generator(1)
-    )
+    return PrefixEncoder(2, shapes, dropout=dropout, projection=projection, generator=generator(1))
 
 
 def both(backbone, **dropout):
@@ -101,9 +99,7 @@ def padded(rows, side):
     pairs = zip(rows, fill, strict=True)
     ids = [f + r if side == "left" else r + f for r, f in pairs]
     real = [[1] * len(r) for r in rows]
-    mask = [
-        f + m if side == "left" else m + f for m, f in zip(real, fill, strict=True)
-    ]
+    mask = [f + m if side == "left" else m + f for m, f in zip(real, fill, strict=True)]
     return torch.tensor(ids), torch.tensor(mask)
 
 

@@ -1,5 +1,6 @@
 """Runs of a few steps on a tiny backbone: rows, settings, and somebody who watches."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -16,24 +17,29 @@ TEXTS = (
 LABELS = ("complaint", "no complaint") * 5
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
 
+TEMPLATE = "{soft:2}{text} label : {label}"
+
 # 8 rows to train on, 2 to validate: 2 steps an epoch, 6 in all.
-SHORT = dict(batch_size=4, epochs=3, evaluation_batch_size=2)
-SHALLOW = SHORT | dict(
-    method="p-tuning", encoder="lstm", template="{soft:2}{text} label : {label}"
-)
-TABLE = SHALLOW | dict(method="prompt-tuning", encoder="embedding")
-DEEP = SHORT | dict(
-    method="p-tuning-v2", prompt_length=3, template="{text} label : {label}"
-)
-HEAD = SHORT | dict(
-    method="p-tuning", encoder="mlp", task="sequence-classification", template="{soft:2}{text}"
-)
+SHORT = {"batch_size": 4, "epochs": 3, "evaluation_batch_size": 2}
+SHALLOW = SHORT | {
+    "method": "p-tuning",
+    "encoder": "lstm",
+    "template": "{soft:2}{text} label : {label}",
+}
+TABLE = SHALLOW | {"method": "prompt-tuning", "encoder": "embedding"}
+DEEP = SHORT | {"method": "p-tuning-v2", "prompt_length": 3, "template": "{text} label : {label}"}
+HEAD = SHORT | {
+    "method": "p-tuning",
+    "encoder": "mlp",
+    "task": "sequence-classification",
+    "template": "{soft:2}{text}",
+}
 KINDS = {"shallow": SHALLOW, "table": TABLE, "deep": DEEP, "head": HEAD}
 # Something random in every step.
 WITH_DROPOUT = {
-    "shallow": SHALLOW | dict(encoder_dropout=0.3),
-    "deep": DEEP | dict(prefix_dropout=0.3),
-    "head": HEAD | dict(encoder="lstm", encoder_dropout=0.3),
+    "shallow": SHALLOW | {"encoder_dropout": 0.3},
+    "deep": DEEP | {"prefix_dropout": 0.3},
+    "head": HEAD | {"encoder": "lstm", "encoder_dropout": 0.3},
 }
 
 
@@ -91,3 +97,9 @@ def same(first, second):
         torch.equal(value, second[name]) and value.dtype == second[name].dtype
         for name, value in first.items()
     )
+
+
+def write_rows(path, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ptune import metrics
+from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import Rows, labels_of
@@ -21,7 +22,7 @@ from ptune.tasks import Example, Task, make_task
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors
-from ptune.training.loop import Loop, make_accelerator
+from ptune.training.loop import CHECKPOINT, Loop, make_accelerator
 from ptune.training.options import Options
 from ptune.training.report import Report, Watcher
 from ptune.training.rows import RunRows, Source, Sources, answers_in, read_rows
@@ -79,8 +80,7 @@ def train(
     name = backbone.name if isinstance(backbone, Backbone) else backbone
     recipe = Recipe.make(backbone=name, **settings).resolved()
     folder = None if output is None else Path(output)
-    if resume and folder is None:
-        raise ConfigError("resume needs the output folder of the run to go on with.")
+    _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
     return _train(recipe, loaded, data, folder, resume=resume, watcher=watcher)
@@ -92,9 +92,20 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | Non
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     sources = Sources(recipe.train, recipe.validation, recipe.test)
     recipe = recipe.resolved()
+    _check_resume(resume, Path(recipe.output))
     data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
     backbone = load_backbone(recipe)
     return _train(recipe, backbone, data, Path(recipe.output), resume=resume, watcher=watcher)
+
+
+def _check_resume(resume: bool, output: Path | None) -> None:
+    if resume and output is None:
+        raise ConfigError("resume needs the output folder of the run to go on with.")
+    if resume and output is not None and not exists(output / CHECKPOINT):
+        raise ConfigError(
+            f"{output / CHECKPOINT}: there is no checkpoint to go on from. Name the output folder "
+            "of the run, or start without --resume (resume=True)."
+        )
 
 
 def load_backbone(recipe: Recipe) -> Backbone:
@@ -157,11 +168,13 @@ def _train(
         report=report,
         accelerator=accelerator,
     )
-    report.start(plan, facts, resume=resume)
+    if resume:
+        loop.load()
+    report.start(plan, facts, step=loop.progress.step)
     start = time.perf_counter()
     try:
         with _own_random_state(backbone.device):
-            loop.run(resume=resume)
+            loop.run()
     finally:
         report.close()
     seconds = time.perf_counter() - start

@@ -22,7 +22,6 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TrainingError
 from ptune.evaluation import Evaluation, measure_examples, summarize
@@ -37,6 +36,8 @@ from ptune.training.schedule import Plan, lr_share
 
 # Scores of which less is better.
 LESS_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
+# Folder of the checkpoint in the output folder.
+CHECKPOINT = "checkpoint"
 
 
 class Step(nn.Module):
@@ -82,7 +83,7 @@ class Loop:
         self.backbone, self.task, self.prompt = backbone, task, prompt
         self.training, self.validation = training, validation
         self.options, self.plan, self.report = options, plan, report
-        self.folder = None if output is None else output / "checkpoint"
+        self.folder = None if output is None else output / CHECKPOINT
         self.identity = identity
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
@@ -93,8 +94,9 @@ class Loop:
         prompt.to(backbone.device)
         self.step_module = self.accelerator.prepare(Step(backbone, task, prompt))
         self._stop = False
+        self._random: Mapping[str, Tensor] | None = None
 
-    def run(self, *, resume: bool) -> None:
+    def run(self) -> None:
         """Train to the end, to the early stop, or to the user's Ctrl-C.
 
         Raises:
@@ -102,10 +104,10 @@ class Loop:
                 checkpoint stands, and the message says how to go on.
         """
         torch.manual_seed(self.options.seed)
-        if resume:
-            self._load()
-        else:
+        if self._random is None:
             self._save()  # so that a run can be gone on with from its first step
+        else:
+            _set_random_state(self._random)
         self.backbone.gradient_checkpointing = self.options.gradient_checkpointing
         self.prompt.train()
         try:
@@ -253,22 +255,21 @@ class Loop:
             )
         self.accelerator.wait_for_everyone()
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Go on from the last checkpoint when `run` is called.
+
+        Raises:
+            ArtifactError, ConfigError: there is none, or it is damaged or of another run.
+        """
         assert self.folder is not None
-        if not exists(self.folder):
-            raise ConfigError(
-                f"{self.folder}: there is no checkpoint to go on from. Name the output folder of "
-                "the run, or start without --resume (resume=True)."
-            )
         loaded = checkpoint.load(
             self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self.identity
         )
         self.progress, self.best = loaded.progress, loaded.best
         mine = f"{self.accelerator.process_index}."
-        _set_random_state(
-            {k.removeprefix(mine): v for k, v in loaded.random.items() if k.startswith(mine)}
-        )
-        self.report.resume(self.progress.step)
+        self._random = {
+            k.removeprefix(mine): v for k, v in loaded.random.items() if k.startswith(mine)
+        }
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

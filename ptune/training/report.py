@@ -45,8 +45,8 @@ class Report:
         self._board: Any = None
         self._start = time.perf_counter()
 
-    def start(self, plan: Plan, facts: Mapping[str, object], *, resume: bool) -> None:
-        """The run begins; a new one begins a new log.
+    def start(self, plan: Plan, facts: Mapping[str, object], *, step: int = 0) -> None:
+        """The run begins, or goes on behind `step`: what was logged behind it is dropped.
 
         Raises:
             ConfigError: the folder cannot be written to. Now, and not when the run is done.
@@ -54,24 +54,11 @@ class Report:
         if self._path is not None:
             with _writing(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.open("a" if resume else "w").close()
-        if self._new_board is not None and not resume:
-            self._board = self._new_board(None)
-        if self._watcher is not None:
-            self._watcher.on_start(plan, facts)
-
-    def resume(self, step: int) -> None:
-        """Drop what was logged behind the checkpoint that the run goes on from."""
+                _keep_until(self._path, step)
         if self._new_board is not None:
             self._board = self._new_board(step + 1)
-        if self._path is None:
-            return
-        with _writing(self._path):
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            aside = self._path.with_name(".log.jsonl.new")
-            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            aside.replace(self._path)
+        if self._watcher is not None:
+            self._watcher.on_start(plan, facts)
 
     def step(self, step: int, plan: Plan, loss: float, lr: float) -> None:
         """A step is done."""
@@ -113,6 +100,14 @@ class Report:
         self._lines.append(json.dumps(line) + "\n")
 
 
+def _keep_until(path: Path, step: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    aside.replace(path)
+
+
 def _step_of(line: str) -> float:
     """The step of a line; infinite for one that a kill cut short."""
     try:
@@ -131,7 +126,7 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _board_of(output: Path) -> Callable[[int | None], Any]:
+def _board_of(output: Path) -> Callable[[int], Any]:
     """What opens TensorBoard's log, without what it holds from some step on."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -3,7 +3,6 @@ import tiny
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch.nn import functional
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
@@ -28,9 +27,7 @@ def backbone():
 
 def prompt_of(backbone, slots=3, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    return PromptTensors(
-        vectors=torch.randn(slots, backbone.geometry.width, generator=generator)
-    )
+    return PromptTensors(vectors=torch.randn(slots, backbone.geometry.width, generator=generator))
 
 
 def task_of(backbone, labels, template=SOFT, **settings):
@@ -100,7 +97,7 @@ def test_a_label_has_the_sum_of_the_probabilities_of_its_words(backbone):
     task = task_of(backbone, ("pos", "neg"), words=words)
     end = backbone.tokenizer.eos_token_id  # none: no word begins another
     answers = [ids_of(backbone, word) for word in ("good", "very good", "bad")]
-    assert end not in sum(answers, [])
+    assert all(end not in answer for answer in answers)
     for row, one in zip(ROWS, predicted(backbone, task, prompt), strict=True):
         good, very_good, bad = probabilities(backbone, prompt, row, answers)
         torch.testing.assert_close(

@@ -34,9 +34,7 @@ def backbones():
 
 def prompt_of(backbone, slots=3):
     generator = torch.Generator().manual_seed(1)
-    return PromptTensors(
-        vectors=torch.randn(slots, backbone.geometry.width, generator=generator)
-    )
+    return PromptTensors(vectors=torch.randn(slots, backbone.geometry.width, generator=generator))
 
 
 def task_of(backbone, template="{soft:3}{text}", labels=("good", "bad"), **settings):
@@ -169,9 +167,9 @@ def test_the_cross_entropy_of_a_new_head_is_that_of_guessing(backbones):
     examples = task.examples(ROWS, ["good", "bad", "bad"])
     head = task.head(backbone.geometry.hidden)
     loss = task.loss(read_of(backbone, prompt_of(backbone), examples), examples, head)
-    torch.testing.assert_close(loss, functional.cross_entropy(
-        torch.zeros(3, 2), torch.tensor([0, 1, 1]), reduction="none"
-    ))
+    torch.testing.assert_close(
+        loss, functional.cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, 1]), reduction="none")
+    )
 
 
 def refused(kind, message, call):

@@ -18,29 +18,29 @@ def options(**settings):
 
 
 def test_every_setting_of_the_recipe_that_the_loop_reads_arrives():
-    given = dict(
-        lr=0.5,
-        encoder_lr=0.02,
-        weight_decay=0.1,
-        clip=2.0,
-        schedule="cosine",
-        warmup_share=0.3,
-        batch_size=3,
-        evaluation_batch_size=5,
-        evaluate_every=7,
-        save_every=11,
-        patience=2,
-        metric="loss",
-        seed=13,
-        gradient_checkpointing=True,
-    )
+    given = {
+        "lr": 0.5,
+        "encoder_lr": 0.02,
+        "weight_decay": 0.1,
+        "clip": 2.0,
+        "schedule": "cosine",
+        "warmup_share": 0.3,
+        "batch_size": 3,
+        "evaluation_batch_size": 5,
+        "evaluate_every": 7,
+        "save_every": 11,
+        "patience": 2,
+        "metric": "loss",
+        "seed": 13,
+        "gradient_checkpointing": True,
+    }
     made = dataclasses.asdict(options(**given))
     assert {key: made[key] for key in given} == given
 
 
 def test_the_metric_of_the_problem_is_the_default():
     assert options().metric == "accuracy"
-    head = dict(task="sequence-classification")
+    head = {"task": "sequence-classification"}
     assert options(**head, problem="multi-label").metric == "micro_f1"
     assert options(**head, problem="regression").metric == "pearson"
 
@@ -59,9 +59,7 @@ def test_numbers_of_the_prompt_networks_and_head_each_have_their_own_step_size()
     initial = torch.ones(2, 8)
     shallow, head = LSTMEncoder(2, 8, initial=initial), ClassificationHead(8, 2)
     prompt = TrainablePrompt(shallow=shallow, deep=PrefixEncoder(2, SHAPES), sites=(0,), head=head)
-    found = groups(
-        prompt, lr=0.5, encoder_lr=0.02, head_lr=0.003, task="sequence-classification"
-    )
+    found = groups(prompt, lr=0.5, encoder_lr=0.02, head_lr=0.003, task="sequence-classification")
     direct = [*shallow.direct_parameters(), *prompt.deep.direct_parameters()]
     assert found[0.5] == ids(*direct)
     assert found[0.003] == ids(*head.parameters())

@@ -12,7 +12,7 @@ from tiny_runs import HEAD, TABLE, log_of, tensors_of, train
 
 TESTS = Path(__file__).parents[1]
 # 10 rows, 8 to train on: steps of 3 rows leave one process with fewer than the other.
-UNEVEN = TABLE | dict(batch_size=1, accumulation=3, epochs=2, evaluate_every=2)
+UNEVEN = TABLE | {"batch_size": 1, "accumulation": 3, "epochs": 2, "evaluate_every": 2}
 RUNS = {"even": TABLE, "uneven": UNEVEN, "head": HEAD}
 
 SCRIPT = """
@@ -46,9 +46,9 @@ def launched(tmp_path_factory):
     output = tmp_path_factory.mktemp("processes")
     script = output / "script.py"
     script.write_text(
-        SCRIPT.format(
-            tests=f"{TESTS}/training", root=str(TESTS), output=str(output)
-        ).replace("sys.path[:0]", f"sys.path.insert(0, {str(TESTS.parent)!r}); sys.path[:0]")
+        SCRIPT.format(tests=f"{TESTS}/training", root=str(TESTS), output=str(output)).replace(
+            "sys.path[:0]", f"sys.path.insert(0, {str(TESTS.parent)!r}); sys.path[:0]"
+        )
     )
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
@@ -76,9 +76,7 @@ def test_two_processes_train_the_prompt_of_one(launched, alone, name):
     result, single = alone[name]
     both = launched[0] / name
     for key, value in tensors_of(single / "prompt").items():
-        torch.testing.assert_close(
-            tensors_of(both / "prompt")[key], value, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(tensors_of(both / "prompt")[key], value, rtol=1e-5, atol=1e-5)
     document = json.loads((both / "prompt" / "prompt.json").read_text())["document"]
     for split, scores in result.scores.items():
         assert document["scores"][split] == pytest.approx(scores, abs=1e-5)

@@ -11,7 +11,7 @@ PLAN = Plan.make(4, rows_per_step=2, epochs=3, max_steps=None, seed=0)
 
 def started(folder, **settings):
     report = Report(folder, **settings)
-    report.start(PLAN, {}, resume=False)
+    report.start(PLAN, {})
     return report
 
 
@@ -37,8 +37,7 @@ def test_lines_behind_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path):
         report.step(step, PLAN, 0.5, 0.1)
     report.close()
     again = Report(tmp_path)
-    again.start(PLAN, {}, resume=True)
-    again.resume(2)
+    again.start(PLAN, {}, step=2)
     again.step(3, PLAN, 0.75, 0.1)
     again.close()
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
@@ -49,7 +48,6 @@ def test_lines_behind_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path):
 def test_without_a_folder_and_a_watcher_it_is_silent():
     report = started(None)
     report.step(1, PLAN, 0.5, 0.1)
-    report.resume(1)
     report.close()
 
 

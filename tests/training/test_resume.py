@@ -43,7 +43,7 @@ def assert_equal_runs(output, whole):
 
 @pytest.mark.parametrize("kind", WITH_DROPOUT)
 def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone, kind):
-    settings = WITH_DROPOUT[kind] | dict(epochs=2)
+    settings = WITH_DROPOUT[kind] | {"epochs": 2}
     never = train(backbone, settings, output=tmp_path / "whole", test=ROWS[:3])
     assert never.steps == 4
     for step in range(1, 5):
@@ -58,9 +58,7 @@ def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone, 
 
 
 @pytest.mark.parametrize("step", [2, 6])
-def test_killed_between_an_evaluation_and_its_checkpoint_is_never_stopped(
-    tmp_path, backbone, step
-):
+def test_killed_between_an_evaluation_and_its_checkpoint_is_never_stopped(tmp_path, backbone, step):
     settings = WITH_DROPOUT["shallow"]
     train(backbone, settings, output=tmp_path / "whole")
     with pytest.raises(Killed):
@@ -70,7 +68,7 @@ def test_killed_between_an_evaluation_and_its_checkpoint_is_never_stopped(
 
 
 def test_killed_again_and_again_is_never_stopped(tmp_path, backbone):
-    settings = WITH_DROPOUT["deep"] | dict(save_every=1)
+    settings = WITH_DROPOUT["deep"] | {"save_every": 1}
     train(backbone, settings, output=tmp_path / "whole")
     for step in range(1, 7):
         with pytest.raises(Killed):
@@ -109,9 +107,7 @@ train(tiny.backbone("llama"), WITH_DROPOUT["shallow"], output=sys.argv[2],
 """
 
 
-def test_a_process_killed_by_the_system_and_resumed_in_another_is_never_stopped(
-    tmp_path, backbone
-):
+def test_a_process_killed_by_the_system_and_resumed_in_another_is_never_stopped(tmp_path, backbone):
     settings = WITH_DROPOUT["shallow"]
     train(backbone, settings, output=tmp_path / "whole")
     done = subprocess.run(
@@ -128,7 +124,7 @@ def test_a_process_killed_by_the_system_and_resumed_in_another_is_never_stopped(
 
 
 def test_a_line_of_the_log_that_a_kill_cut_short_is_written_anew(tmp_path, backbone):
-    settings = TABLE | dict(save_every=1)
+    settings = TABLE | {"save_every": 1}
     train(backbone, settings, output=tmp_path / "whole")
     with pytest.raises(Killed):
         train(backbone, settings, output=tmp_path / "a", watcher=Watcher(die_after=4))
@@ -174,9 +170,7 @@ def test_other_rows_are_refused(stopped, backbone):
         f"{stopped}/checkpoint: this checkpoint belongs to another run, which differs in the rows. "
         "Give what that run was given, or start anew without resume."
     )
-    refused(
-        ConfigError, message, lambda: train(backbone, TABLE, rows, output=stopped, resume=True)
-    )
+    refused(ConfigError, message, lambda: train(backbone, TABLE, rows, output=stopped, resume=True))
 
 
 def test_another_backbone_is_refused(stopped):

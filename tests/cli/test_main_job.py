@@ -1,0 +1,203 @@
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_runs import TEMPLATE, TEXTS, log_of
+
+from ptune.config import Recipe
+
+PLACE = Path(__file__).parents[2]
+
+
+def on(place):
+    return ("--backbone", place / "backbone")
+
+
+def test_help_starts_in_less_than_half_a_second_and_imports_no_torch():
+    code = (
+        "import sys, resource\n"
+        "sys.argv = ['ptune', 'train', '--help']\n"
+        "from ptune.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'datasets', 'sklearn'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PLACE, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ptune train [OPTIONS] {RECIPE} [KEY=VALUE]...")
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 0.5
+
+
+TRAIN_HELP = """\
+Usage: ptune train [OPTIONS] {RECIPE} [KEY=VALUE]...
+
+  Train one prompt and write it, its checkpoints and its log to the recipe's
+  output folder.
+
+  The backbone stays frozen; the result is a file of a few kilobytes.
+
+  Example: ptune train recipes/twitter_complaints.yaml lr=0.1
+  output=runs/complaints
+
+Arguments:
+  RECIPE <path>          YAML file of the run; see `ptune settings`.
+                         [required]
+  KEY=VALUE <list[str]>  Settings to change.
+
+Options:
+  --resume  Go on from the checkpoint in the output folder.
+  --json    Print JSON for a script.
+  --help    Show this message and exit.
+"""
+
+
+def test_the_help_of_train_says_it_all(ptune, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert ptune("train", "--help") == (0, TRAIN_HELP, "")
+
+
+def test_every_verb_is_listed_with_a_sentence(ptune):
+    code, out, _ = ptune("--help")
+    assert code == 0
+    for verb in ("demo", "train", "evaluate", "predict", "inspect", "settings", "push"):
+        assert any(
+            line.split()[:1] == [verb] and len(line.split()) > 3 for line in out.splitlines()
+        )
+
+
+def test_the_version_is_told(ptune):
+    assert ptune("--version") == (0, "ptune 0.1.0\n", "")
+
+
+def test_settings_lists_every_key_of_a_recipe(ptune):
+    code, out, err = ptune("settings", "--json")
+    rows = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [row["key"] for row in rows] == list(Recipe.model_fields)
+    assert all(row["meaning"] for row in rows)
+    code, out, _ = ptune("settings")
+    assert code == 0
+    assert all(key in out for key in Recipe.model_fields)
+
+
+# ------------------------------------------------------------------------------- the main job
+
+
+def test_train_writes_prompt_checkpoint_and_log_and_shows_the_scores(place, ptune, tmp_path):
+    code, out, err = ptune("train", place / "recipe.yaml", f"output={tmp_path}/run", "epochs=1")
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoint", "log.jsonl", "prompt"
+    ]  # fmt: skip
+    assert "validation" in out
+    assert "test" in out
+    assert "accuracy" in out
+    assert "2 steps in " in out
+    assert f"The prompt is in {tmp_path}/run/prompt (" in out
+    assert (
+        "8 rows to train on, 2 to validate, 64 trained numbers (0.218 % of the backbone's)" in err
+    )
+
+
+def test_train_says_it_in_json_for_a_script(place, ptune, tmp_path):
+    code, out, err = ptune("train", place / "recipe.yaml", f"output={tmp_path}/run", "--json")
+    said = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (said["output"], said["steps"]) == (f"{tmp_path}/run", 4)
+    assert set(said["scores"]) == {"validation", "test"}
+
+
+def test_a_stopped_run_goes_on_with_resume(place, trained, tmp_path):
+    """A real process, a real Ctrl-C, the command that it names."""
+    output = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "ptune", "train", f"{place}/recipe.yaml"),
+        *(f"output={output}", "epochs=25", "save_every=1", "evaluate_every=50"),
+    ]
+    run = subprocess.Popen(
+        command, cwd=PLACE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    log = output / "log.jsonl"
+    while run.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.005)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate()
+    assert run.returncode == 1, err
+    last = err.strip().splitlines()[-1]
+    step = int(last.split("Stopped at step ")[1].split()[0])
+    assert last == (
+        f"ptune: Stopped at step {step} of 50. The state is in {output}/checkpoint; run the same "
+        "command with --resume to go on (in Python: resume=True)."
+    )
+    assert "Traceback" not in err
+    assert not (output / "prompt").exists()
+    more = [*command, "--resume", "--json"]
+    done = subprocess.run(more, cwd=PLACE, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["steps"] == 50
+    assert [line["step"] for line in log_of(output) if "loss" in line] == list(range(1, 51))
+
+
+def test_evaluate_gives_the_scores_that_the_training_ended_with(place, trained, ptune):
+    code, out, err = ptune("evaluate", trained, "--data", place / "test.csv", *on(place), "--json")
+    assert (code, err) == (0, "")
+    document = json.loads((trained / "prompt.json").read_text())["document"]
+    assert json.loads(out) == pytest.approx(document["scores"]["test"], rel=1e-5)
+    code, out, _ = ptune("evaluate", trained, "--data", place / "test.csv", *on(place))
+    assert code == 0
+    assert "accuracy" in out
+    assert "%" in out
+
+
+def test_predict_answers_texts_and_files_alike(place, trained, ptune, tmp_path):
+    code, out, err = ptune("predict", trained, *TEXTS[:4], *on(place), "--json")
+    assert (code, err) == (0, "")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert len(answers) == 4
+    assert set(answers[0]) == {"answer", "probabilities"}
+    assert set(answers[0]["probabilities"]) == {"complaint", "no complaint"}
+
+    code, shown, _ = ptune("predict", trained, *TEXTS[:4], *on(place))
+    assert [line.split("  (")[0] for line in shown.splitlines()] == [a["answer"] for a in answers]
+
+    output = tmp_path / "answers.jsonl"
+    rows = ("--input", place / "test.csv", "--output", output)
+    code, told, err = ptune("predict", trained, *rows, *on(place))
+    assert (code, told, err) == (0, f"4 predictions written to {output}\n", "")
+    assert output.read_text() == out
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_predict_finds_the_backbone_where_the_prompt_says_it_is(place, trained, ptune, monkeypatch):
+    monkeypatch.chdir(place)  # a folder is kept as ./backbone: the rest is nobody's business
+    code, out, err = ptune("predict", trained, "thank you")
+    assert (code, err) == (0, "")
+    assert out.startswith(("complaint", "no complaint"))
+
+
+def test_inspect_shows_the_prompt_and_the_words_near_it(place, trained, ptune):
+    code, out, err = ptune("inspect", trained, *on(place))
+    assert (code, err) == (0, "")
+    assert TEMPLATE in out
+    assert "virtual token 1" in out
+    code, out, _ = ptune("inspect", trained, *on(place), "--json")
+    said = json.loads(out)
+    assert said["template"] == TEMPLATE
+    assert len(said["nearest tokens"]) == 2
+    assert said["nearest tokens"][0].count("'") == 6  # three words
+
+
+def test_inspect_needs_no_backbone_for_the_rest(trained, ptune):
+    code, out, err = ptune("inspect", trained, "--nearest", "0", "--json")
+    assert (code, err) == (0, "")
+    assert "nearest tokens" not in json.loads(out)

@@ -1,0 +1,209 @@
+import pytest
+import tiny
+import torch
+from tiny_runs import (
+    DEEP,
+    HEAD,
+    ROWS,
+    SHALLOW,
+    TABLE,
+    Watcher,
+    train,
+)
+
+import ptune
+from ptune.api import predict
+from ptune.errors import ConfigError, DataError, TemplateError
+from ptune.training import job
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny.backbone("llama")
+
+
+def losses(result_or_watcher):
+    return [loss for _, loss in result_or_watcher.steps]
+
+
+def refused(kind, message, call):
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value) == message
+
+
+def test_rows_of_the_test_file_are_looked_at_before_the_first_step(backbone):
+    watcher = Watcher()
+    test = [{"text": "late", "label": "compliment"}]
+    message = (
+        "the given rows, row 1: label 'compliment' never occurs in the given rows. Known: "
+        "complaint, no complaint. Did you mean complaint? Mend the row, or add the label."
+    )
+    refused(DataError, message, lambda: train(backbone, TABLE, test=test, watcher=watcher))
+    test = [{"text": None, "label": "complaint"}]
+    with pytest.raises(DataError, match="the value is missing"):
+        train(backbone, TABLE, test=test, watcher=watcher)
+    assert watcher.steps == []
+
+
+def test_a_column_that_is_missing_in_one_of_the_files_is_named_with_the_file(tmp_path, backbone):
+    file = tmp_path / "test.csv"
+    file.write_text("txt,label\nlate,complaint\n")
+    with pytest.raises(TemplateError) as error:
+        train(backbone, TABLE, test=str(file))
+    assert str(error.value) == (
+        f'{file}: template "{{soft:2}}{{text}} label : {{label}}", column 9: unknown slot '
+        "{text}. Known: {soft:N}, {mask}, {label}, {sep} or a field of the rows: txt, label. "
+        "Did you mean txt?"
+    )
+
+
+def test_without_a_template_the_one_text_column_is_taken(backbone):
+    settings = {"epochs": 1, "batch_size": 8, "prompt_length": 3}
+    assert train(backbone, settings).prompt.template == "{soft:3}{text} Label : {label}"
+    deep = settings | {"method": "p-tuning-v2"}
+    assert train(backbone, deep).prompt.template == "{text} Label : {label}"
+    head = settings | {"task": "sequence-classification"}
+    assert train(backbone, head).prompt.template == "{soft:3}{text}"
+
+
+def test_without_a_template_several_or_no_columns_are_refused(backbone):
+    rows = [row | {"more": "text"} for row in ROWS]
+    message = (
+        "template is missing, and the given rows has several columns to choose from: text, more. "
+        'Say how a row looks, e.g. template="{soft:20}{text}".'
+    )
+    refused(ConfigError, message, lambda: train(backbone, {}, rows))
+    rows = [{"label": row["label"]} for row in ROWS]
+    message = (
+        "template is missing, and the given rows has no column beside label. "
+        "Add a column with the texts."
+    )
+    refused(ConfigError, message, lambda: train(backbone, {}, rows))
+
+
+def test_a_method_that_has_nothing_to_train_is_refused(backbone):
+    message = (
+        'template "{text} label : {label}" has no virtual tokens, which method p-tuning trains. '
+        "Put {soft:20} where they should stand, or use method: p-tuning-v2."
+    )
+    refused(
+        ConfigError,
+        message,
+        lambda: train(backbone, SHALLOW, template="{text} label : {label}"),
+    )
+
+
+def test_a_layer_that_is_not_there_is_refused(backbone):
+    message = (
+        "layers = [5]: the backbone has 3 attention sites, numbered 0 .. 2. Choose among them."
+    )
+    refused(ConfigError, message, lambda: train(backbone, DEEP, layers=[5]))
+
+
+@pytest.mark.parametrize(("layers", "sites"), [("upper:2", {1, 2}), ([0, 2], {0, 2})])
+def test_chosen_layers_alone_are_trained(backbone, layers, sites):
+    assert set(train(backbone, DEEP, layers=layers).prompt.deep) == sites
+
+
+def test_several_answer_words_are_trained_and_kept(backbone):
+    words = {"complaint": ["bad", "late"], "no complaint": ["good"]}
+    prompt = train(backbone, TABLE, verbalizer=words).prompt
+    assert prompt.verbalizer == words
+    said = predict(backbone, prompt, ["thank you"])[0]
+    assert set(said.probabilities) == {"complaint", "no complaint"}
+
+
+def test_the_start_from_labels_is_the_words_that_stand_for_them(backbone):
+    settings = TABLE | {
+        "init": "labels",
+        "verbalizer": {"complaint": ["bad"]},
+        "lr": 1e-8,
+        "max_steps": 1,
+    }
+    vectors = train(backbone, settings).prompt.vectors
+    ids = backbone.tokenizer("bad no", add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(vectors, backbone.embed(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_another_prompt_is_gone_on_from(tmp_path, backbone):
+    first = train(backbone, TABLE, output=tmp_path)
+    settings = TABLE | {"init": str(tmp_path / "prompt"), "lr": 1e-8, "max_steps": 1}
+    second = train(backbone, settings)
+    torch.testing.assert_close(second.prompt.vectors, first.prompt.vectors, rtol=1e-5, atol=1e-5)
+
+
+def test_a_text_in_the_template_is_what_its_block_starts_from(backbone):
+    template = '{soft:"thank you"}{text} label : {label}'
+    settings = TABLE | {"template": template, "init": "random", "lr": 1e-8, "max_steps": 1}
+    ids = backbone.tokenizer("thank you", add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(
+        train(backbone, settings).prompt.vectors, backbone.embed(ids), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_rows_are_cut_so_that_keys_at_absolute_positions_have_theirs():
+    backbone = tiny.backbone("gpt2")  # of 64 positions
+    rows = [row | {"text": row["text"] + " late" * 100} for row in ROWS]
+    prompt = train(backbone, DEEP, rows).prompt
+    assert prompt.offset == 3
+    said = predict(backbone, prompt, ["late " * 100])
+    assert said[0].answer in ("complaint", "no complaint")
+
+
+def test_free_text_is_trained_and_generated(backbone):
+    rows = [
+        {"text": t, "reply": f"thank you {w}"} for t, w in zip("abcdefgh", "abcdefgh", strict=True)
+    ]
+    settings = TABLE | {"answer": "text", "label_column": "reply"}
+    result = train(backbone, settings, rows, test=rows[:2])
+    assert set(result.scores["test"]) == {"loss", "perplexity", "exact_match"}
+    assert result.prompt.labels == ()
+    assert "imbalance" not in result.facts
+    assert isinstance(predict(backbone, result.prompt, ["late"])[0].answer, str)
+
+
+def test_several_labels_and_numbers_are_trained(backbone):
+    several = [row | {"label": "a|b" if at % 2 else ""} for at, row in enumerate(ROWS)]
+    result = train(backbone, HEAD | {"problem": "multi-label"}, several)
+    assert set(result.scores["validation"]) == {"loss", "perplexity", "micro_f1", "macro_f1"}
+    numbers = [row | {"label": str(at)} for at, row in enumerate(ROWS)]
+    result = train(backbone, HEAD | {"problem": "regression"}, numbers)
+    assert {"mse", "pearson", "spearman"} < set(result.scores["validation"])
+    assert isinstance(predict(backbone, result.prompt, ["late"])[0].answer, float)
+
+
+def test_unknown_settings_are_refused(backbone):
+    with pytest.raises(ConfigError) as error:
+        ptune.train(backbone, ROWS, epoch=3)
+    assert "epoch" in str(error.value)
+    assert "Did you mean epochs?" in str(error.value)
+
+
+def test_mistakes_in_the_rows_are_told_before_the_backbone_is_loaded(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\nlate,complaint\n")
+    with pytest.raises(DataError):
+        ptune.train("nowhere/at-all", str(file), validation_share=0)
+
+
+def test_each_of_several_launched_processes_takes_a_gpu_of_its_own(monkeypatch):
+    asked, loaded = {}, tiny.backbone()
+    monkeypatch.setattr(job.Backbone, "load", lambda *a, **k: asked.update(k) or loaded)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    recipe = ptune.Recipe.make(backbone="b", train="t.csv")
+    job.load_backbone(recipe)
+    assert asked["device"] == "cuda:3"
+    job.load_backbone(recipe.changed(device="cpu"))
+    assert asked["device"] == "cpu"
+
+
+def test_the_run_is_told_to_tensorboard_too(tmp_path, backbone):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = TABLE | {"tracker": "tensorboard"}
+    train(backbone, settings, output=tmp_path)
+    log = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    log.Reload()
+    assert [e.step for e in log.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in log.Scalars("validation/accuracy")] == [2, 4, 6]
