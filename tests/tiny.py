@@ -6,10 +6,45 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ptune.backbone import Backbone
 
-WORDS = (
-    "<pad> <unk> <s> </s> [MASK] yes no complaint the a my parcel is late thank you where "
-    "question answer : ? . , good bad film very not label text one two three four five six seven"
-).split()
+WORDS = [
+    "<pad>",
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[MASK]",
+    "yes",
+    "no",
+    "complaint",
+    "the",
+    "a",
+    "my",
+    "parcel",
+    "is",
+    "late",
+    "thank",
+    "you",
+    "where",
+    "question",
+    "answer",
+    ":",
+    "?",
+    ".",
+    ",",
+    "good",
+    "bad",
+    "film",
+    "very",
+    "not",
+    "label",
+    "text",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+]
 VOCABULARY = 96
 
 
@@ -22,7 +57,7 @@ def tokenizer():
     )
 
 
-SMALL = dict(
+SMALL = dict(  # noqa: C408
     vocab_size=VOCABULARY,
     hidden_size=32,
     num_hidden_layers=3,

@@ -32,8 +32,8 @@ class MethodDefaults(NamedTuple):
     lr: float
 
 
-# Prompts are stored in units of the backbone's own embeddings, or keys and values (see encoders), so
-# one step size per method fits every backbone. bench/defaults.py prints what these were chosen by.
+# Prompts are stored in units of the backbone's own embeddings, or keys and values (see encoders):
+# one step size per method fits every backbone. bench/defaults.py prints why these.
 BY_METHOD = {
     "p-tuning": MethodDefaults(ENCODERS_OF["p-tuning"][0], 0.3),
     "prompt-tuning": MethodDefaults(ENCODERS_OF["prompt-tuning"][0], 0.3),

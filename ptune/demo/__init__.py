@@ -1,7 +1,7 @@
 """What travels with ptune: a small model, 400 labelled messages, and the recipe that joins them.
 
-    Backbone.load("ptune-tiny")              the model, by this name everywhere
-    folder() / "train.csv", "test.csv"       the messages; DATA.md and ptune-tiny/README.md say more
+the model       Backbone.load("ptune-tiny"): by this name everywhere
+the messages    folder() / "train.csv", "test.csv"; DATA.md and ptune-tiny/README.md say more
 """
 
 from importlib.resources import files
