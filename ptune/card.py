@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ptune.demo import MODEL
 from ptune.template import Template
 
 _HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
@@ -49,8 +50,9 @@ def model_card(
 def _front_matter(document: Mapping[str, Any]) -> str:
     """YAML; a string in JSON's quotes is a string in YAML."""
     lines = ["library_name: ptune"]
-    if _HUB_NAME.fullmatch(document["backbone"]):  # a folder is no model of the hub
-        lines.append(f"base_model: {json.dumps(document['backbone'])}")
+    name = document["backbone"]
+    if name != MODEL and _HUB_NAME.fullmatch(name):  # neither folders nor ours are on the hub
+        lines.append(f"base_model: {json.dumps(name)}")
     if document.get("license"):
         lines.append(f"license: {json.dumps(document['license'])}")
     tags = ["ptune", "soft-prompt", document["task"]]
@@ -121,7 +123,7 @@ def _example(document: Mapping[str, Any], source: str) -> str:
         [
             "import ptune",
             "",
-            f"backbone = ptune.Backbone.load({json.dumps(document['backbone'])})",
+            f"backbone = ptune.Backbone.load({json.dumps(name)})",
             f"prompt = ptune.SoftPrompt.load({json.dumps(source)})",
             f"rows = [{json.dumps(row, ensure_ascii=False)}]",
             "print(backbone.predict(rows, prompt))",

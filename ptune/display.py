@@ -205,7 +205,10 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     table = Table(show_header=False)
     near = summary.get("nearest tokens", [])
     for key, value in summary.items():
-        if key not in ("norms", "nearest tokens", "settings"):
+        if key == "scores":
+            for split, scores in value.items():
+                table.add_row(f"scores, {split}", _plain(scores))
+        elif key not in ("norms", "nearest tokens", "settings"):
             table.add_row(key, _plain(value))
     for slot, norm in enumerate(summary.get("norms", [])):
         words = near[slot] if slot < len(near) else ""

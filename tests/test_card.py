@@ -138,3 +138,8 @@ def test_a_template_cannot_end_its_code_block():
 def test_a_label_cannot_end_its_table_row():
     text = card(labels=["a\n| b", "c\\"], verbalizer={})
     assert "| a \\| b | a \\| b |\n| c\\\\ | c\\\\ |\n" in text
+
+
+def test_the_embedded_model_is_no_model_of_the_hub():
+    assert "base_model" not in card(backbone="ptune-tiny")
+    assert 'base_model: "owner/model"' in card(backbone="owner/model")

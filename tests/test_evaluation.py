@@ -43,6 +43,13 @@ def test_predictions_come_back_in_the_order_of_the_rows_whatever_the_batches(par
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
 
 
+def test_losses_come_back_in_the_order_of_the_rows_too(parts):
+    examples = examples_of(parts[2])
+    alone = [measure_examples(*parts, [example], batch_size=1)[0].loss for example in examples]
+    together = [one.loss for one in measure_examples(*parts, examples, batch_size=2)]
+    assert together == pytest.approx(alone, rel=1e-4)
+
+
 def test_the_loss_is_the_mean_over_rows_and_perplexity_its_exponential(parts):
     task = parts[2]
     scores = evaluate_examples(*parts, examples_of(task), batch_size=2).scores

@@ -258,6 +258,6 @@ def _no_prompt(name: str, folder: Path) -> str:
         )
     files = sorted(p.name for p in folder.iterdir())
     if "adapter_config.json" in files:
-        return f"{name}: is a PEFT adapter, not a prompt of ptune. Convert it with `ptune import`."
+        return f"{name}: is a PEFT adapter, not a prompt of ptune, which cannot read it yet."
     found = f"it holds {few(files)}" if files else "it is empty"
     return f"{name}: is no prompt folder: {found}, and no {DOCUMENT}. Give another folder."

@@ -70,7 +70,7 @@ class Recipe(BaseModel):
 
     backbone: str | None = _model(None, "Frozen model: hub name or folder.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _model(
-        "auto", "Number format of the backbone's weights; auto: as they are stored."
+        "auto", "Of the backbone's weights; auto: float32 on a CPU, elsewhere as they are stored."
     )
     device: str = _model("auto", "Where to run: auto, cpu, cuda, cuda:1, mps.")
     trust_remote_code: bool = _model(False, "Run Python code that comes with the model.")
@@ -179,7 +179,7 @@ class Recipe(BaseModel):
     weight_decay: float = _train(0.0, "AdamW weight decay.", low=0.0, high=1.0)
     clip: float = _train(1.0, "Largest norm of the gradient; 0: no clipping.", low=0.0)
     precision: Literal["auto", "fp32", "bf16"] = _train(
-        "auto", "Number format of the computation; auto: bf16 where the device is fast in it."
+        "auto", "Of the computation; bf16 holds the weights in it, too; auto: that of the weights."
     )
     gradient_checkpointing: bool = _train(False, "Compute states twice to need less memory.")
     evaluate_every: int | None = _train(

@@ -24,7 +24,7 @@ def make_task(
     backbone: Backbone,
     *,
     labels: Sequence[str] = (),
-    words: Mapping[str, Sequence[str]] | None = None,
+    words: Mapping[str, str | Sequence[str]] | None = None,
     problem: Problem = "single-label",
     loss: Literal["labels", "vocabulary"] = "labels",
     max_tokens: int = 512,
@@ -34,7 +34,7 @@ def make_task(
 
     Args:
         labels: in their order; empty for free text and for regression.
-        words: label -> its words, where the label itself is none of them (`causal-lm`).
+        words: label -> its word or words, where that is not the label itself (`causal-lm`).
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     Raises:
@@ -64,7 +64,10 @@ def make_task(
         room = min(MOST_NEW_TOKENS, limit // 4)
         layout = template.bind(backbone.tokenizer, max_tokens=limit - room)
         return CausalLM(layout, {}, end=end, room=room)
-    given = {label: list(several) for label, several in (words or {}).items()}
+    given = {
+        label: several if isinstance(several, str) else list(several)
+        for label, several in (words or {}).items()
+    }
     spoken = dict(Verbalizer.from_labels(labels, given).answers)
     every = [word for several in spoken.values() for word in several]
     layout = template.bind(backbone.tokenizer, max_tokens=limit, label_words=every)

@@ -118,8 +118,8 @@ def test_train_says_it_in_json_for_a_script(place, ptune, tmp_path):
     assert set(said["scores"]) == {"validation", "test"}
 
 
-def test_a_stopped_run_goes_on_with_resume(place, trained, tmp_path):
-    """A real process, a real Ctrl-C, the command that it names."""
+def test_a_stopped_run_goes_on_with_resume(place, ptune, tmp_path):
+    """A real process, a real Ctrl-C, and the command that its last word names."""
     output = tmp_path / "run"
     command = [
         *(sys.executable, "-m", "ptune", "train", f"{place}/recipe.yaml"),
@@ -142,9 +142,8 @@ def test_a_stopped_run_goes_on_with_resume(place, trained, tmp_path):
     )
     assert "Traceback" not in err
     assert not (output / "prompt").exists()
-    more = [*command, "--resume", "--json"]
-    done = subprocess.run(more, cwd=PLACE, capture_output=True, text=True, check=False)
-    assert json.loads(done.stdout)["steps"] == 50
+    code, out, _ = ptune(*command[3:], "--resume", "--json")
+    assert (code, json.loads(out)["steps"]) == (0, 50)
     assert [line["step"] for line in log_of(output) if "loss" in line] == list(range(1, 51))
 
 
