@@ -123,7 +123,7 @@ def _example(document: Mapping[str, Any], source: str) -> str:
         [
             "import ptune",
             "",
-            f"backbone = ptune.Backbone.load({json.dumps(name)})",
+            f"backbone = ptune.Backbone.load({json.dumps(document['backbone'])})",
             f"prompt = ptune.SoftPrompt.load({json.dumps(source)})",
             f"rows = [{json.dumps(row, ensure_ascii=False)}]",
             "print(backbone.predict(rows, prompt))",
