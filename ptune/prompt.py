@@ -154,8 +154,8 @@ class SoftPrompt:
         names = " and ".join([", ".join(wrong[:-1]), wrong[-1]] if wrong[1:] else wrong)
         raise ArtifactError(
             f'The prompt was made for backbone "{self.backbone}" and not for "{backbone_name}": '
-            f"another {names} ({seen}). Load the backbone that it was made for, or pass force=True "
-            "if you know that the difference does not matter."
+            f"another {names} ({seen}). Load the backbone that it was made for, or pass --force "
+            "(force=True) if you know that the difference does not matter."
         )
 
     def summary(self) -> dict[str, Any]:

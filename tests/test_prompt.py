@@ -77,8 +77,8 @@ def test_the_backbone_it_was_made_for_is_accepted():
 def test_another_backbone_is_refused_part_by_part_unless_forced(changes, what):
     assert refusal(make().check, FINGERPRINT | changes, "example/other") == (
         f'The prompt was made for backbone "example/tiny" and not for "example/other": another '
-        f"{what}. Load the backbone that it was made for, or pass force=True if you know that the "
-        "difference does not matter."
+        f"{what}. Load the backbone that it was made for, or pass --force (force=True) if you know "
+        "that the difference does not matter."
     )
     make().check(FINGERPRINT | changes, "example/other", force=True)
 
@@ -88,7 +88,7 @@ def test_a_prompt_that_does_not_know_its_backbone_is_refused():
     assert refusal(prompt.check, FINGERPRINT, "example/other") == (
         'The prompt was made for backbone "example/tiny" and not for "example/other": another '
         "tokenizer (tokenizer unknown, not cccccccc). Load the backbone that it was made for, or "
-        "pass force=True if you know that the difference does not matter."
+        "pass --force (force=True) if you know that the difference does not matter."
     )
 
 

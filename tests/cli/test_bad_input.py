@@ -242,3 +242,12 @@ def test_of_several_processes_the_first_alone_tells(place, ptune, tmp_path, monk
     done = ptune("train", place / "recipe.yaml", f"output={tmp_path}/run", "--json", "epochs=1")
     assert done == (0, "", "")
     assert os.environ["RANK"] == "1"
+
+
+def test_a_row_of_ten_thousand_words_is_cut_and_told_once(place, ptune, tmp_path):
+    rows = [*zip(TEXTS, LABELS, strict=True), ("late " * 10_000, "complaint")]
+    file = write_rows(tmp_path / "rows.csv", [("text", "label"), *rows])
+    settings = (f"train={file}", "validation_share=0", f"output={tmp_path}/run", "epochs=1")
+    code, out, err = ptune(*changed(place, *settings))
+    assert code == 0
+    assert (out + err).count("1 of 11 training rows were too long and were cut.") == 1

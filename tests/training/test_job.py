@@ -22,10 +22,6 @@ def backbone():
     return tiny.backbone("llama")
 
 
-def losses(result_or_watcher):
-    return [loss for _, loss in result_or_watcher.steps]
-
-
 def refused(kind, message, call):
     with pytest.raises(kind) as error:
         call()
@@ -197,6 +193,22 @@ def test_each_of_several_launched_processes_takes_a_gpu_of_its_own(monkeypatch):
     assert asked["device"] == "cuda:3"
     job.load_backbone(recipe.changed(device="cpu"))
     assert asked["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [
+        ({}, "auto"),
+        ({"precision": "bf16"}, "bfloat16"),
+        ({"precision": "fp32"}, "float32"),
+        ({"precision": "bf16", "dtype": "float16"}, "float16"),
+    ],
+)
+def test_the_precision_decides_how_the_weights_are_held(monkeypatch, settings, dtype):
+    asked, loaded = {}, tiny.backbone()
+    monkeypatch.setattr(job.Backbone, "load", lambda *a, **k: asked.update(k) or loaded)
+    job.load_backbone(ptune.Recipe.make(backbone="b", train="t.csv", **settings))
+    assert asked["dtype"] == dtype
 
 
 def test_the_run_is_told_to_tensorboard_too(tmp_path, backbone):
