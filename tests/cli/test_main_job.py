@@ -105,6 +105,7 @@ def test_train_writes_prompt_checkpoint_and_log_and_shows_the_scores(place, ptun
     assert "accuracy" in out
     assert "2 steps in " in out
     assert f"The prompt is in {tmp_path}/run/prompt (" in out
+    assert "2/2 loss " in err  # the bar at its end
     assert (
         "8 rows to train on, 2 to validate, 64 trained numbers (0.218 % of the backbone's)" in err
     )
