@@ -5,6 +5,9 @@ BIN := .venv/bin
 # pip looks for CPU builds of torch in the usual places; the constraints pin what we test with.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# The models of the tests are tiny: a second thread would only be waited for.
+test test-slow: export OMP_NUM_THREADS = 1
+
 .PHONY: demo test test-slow check clean
 
 demo: .venv/installed

@@ -43,7 +43,7 @@ TASKS = {
         folder="twitter_complaints",
         test="test.csv",
         template="Tweet text : {text} Label : {label}",
-        grid_seeds=5,
+        grid_seeds=2,
     ),
     "trec": Task(
         "trec",

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_a_prompt_of_the_real_keys_and_values_of_a_text_is_the_text(name):
 def test_a_row_in_any_batch_is_the_row_alone(name):
     b = backbone(name)
     prompts = [shallow(b), deep(b, 3), deep(b, 1, seed=5, sites=[1]), PromptTensors()]
-    both = PromptTensors(vectors=prompts[0].vectors, deep=prompts[1].deep)
+    both = PromptTensors(vectors=shallow(b, seed=9).vectors, deep=prompts[1].deep)
     prompts.append(both)
     rows = [
         TokenSequence((-1, -2, *ROW), prompt=0, reads=(4, 10), shared=2),
@@ -109,7 +110,9 @@ def test_a_row_in_any_batch_is_the_row_alone(name):
         TokenSequence(ROW + SHORT, prompt=3, reads=(11,)),
         TokenSequence((*SHORT, -1, -2, 9), prompt=4, reads=(0, 5)),
     ]
-    alone = [run(b, prompts, b.pack([row])) for row in rows]
+    alone = [
+        run(b, [prompts[row.prompt]], b.pack([dataclasses.replace(row, prompt=0)])) for row in rows
+    ]
     causal = b.geometry.causal
     for batch in (
         b.pack(rows),
@@ -165,6 +168,24 @@ def test_gradients_reach_every_number_of_the_prompts_and_agree_with_single_rows(
         equal(got, first + second, 1e-4)
         assert (got != 0).float().mean() > 0.9
     assert b.model.get_input_embeddings().weight.grad is None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_with_gradient_checkpointing_every_layer_runs_twice(name):
+    b = backbone(name)
+    b.gradient_checkpointing = True
+    prompt = deep(b, 2)
+    for kv in prompt.deep.values():
+        kv.keys.requires_grad_()
+    runs = []
+    sites = {b.body.get_submodule(site.name) for site in b.geometry.sites}
+    handles = [m.register_forward_pre_hook(lambda *_: runs.append(1)) for m in sites]
+    read = run(b, [prompt], b.pack([TokenSequence(ROW, reads=(8,))]))
+    assert len(runs) == len(b.geometry.sites)
+    read.sum().backward()
+    for handle in handles:
+        handle.remove()
+    assert len(runs) == 2 * len(b.geometry.sites)
 
 
 @pytest.mark.parametrize("name", ALL)

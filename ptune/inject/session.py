@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ptune.inject import attention, shims
 from ptune.inject.call import Call
@@ -87,11 +86,7 @@ class Injection:
         self._undo.append(self._untag)
         self._undo += shims.install(self.model)
         if self.checkpointing:
-            self._undo += [
-                _checkpointed(layer, self)
-                for layer in self.model.modules()
-                if isinstance(layer, GradientCheckpointingLayer)
-            ]
+            self._undo += [_checkpointed(layer, self) for layer in layers(self.model, self.sites)]
 
     def _untag(self) -> None:
         for module in self.model.modules():
@@ -147,6 +142,20 @@ def _remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
             config._attn_implementation = name
 
     return restore
+
+
+def layers(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
+    """The layers that hold the sites: of each the innermost that stands in a list."""
+    found: dict[int, nn.Module] = {}
+    for site in sites:
+        parts = site.name.split(".")
+        for end in range(len(parts), 0, -1):
+            parent = model.get_submodule(".".join(parts[: end - 1]))
+            if isinstance(parent, nn.ModuleList):
+                layer = model.get_submodule(".".join(parts[:end]))
+                found[id(layer)] = layer
+                break
+    return list(found.values())
 
 
 def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:

