@@ -33,7 +33,7 @@ class MethodDefaults(NamedTuple):
 
 
 # Prompts are stored in units of the backbone's own embeddings, or keys and values (see encoders):
-# one step size per method fits every backbone. bench/defaults.py prints why these.
+# one step size per method fits every backbone. bench/defaults.py measures them.
 BY_METHOD = {
     "p-tuning": MethodDefaults(ENCODERS_OF["p-tuning"][0], 0.3),
     "prompt-tuning": MethodDefaults(ENCODERS_OF["prompt-tuning"][0], 0.3),

@@ -21,7 +21,7 @@ class NetworkEncoder(Encoder):
     With `initial`, the trained table `S` (slots x width) and the last layer of the network are zero
     at first: it starts as the identity around `initial`, bit for bit. The network alone moves the
     prompt slowly and as a whole; `S` lets each number go its own way, with the larger step that a
-    table takes (`bench/defaults.py` has the figures). `initial` itself is not trained, so weight
+    table takes. `initial` itself is not trained, so weight
     decay leads back to it. Subclasses build the network, then call `start_at`.
     """
 
