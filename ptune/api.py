@@ -74,6 +74,7 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
         labels=prompt.labels,
         words=prompt.verbalizer,
         problem=settings.get("problem", "single-label"),
+        pooling=settings.get("pooling", "auto"),
         max_tokens=int(settings.get("max_tokens", 512)),
         offset=prompt.offset,
     )

@@ -16,14 +16,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
@@ -34,6 +34,10 @@ from ptune.inject import Geometry, Injection, injected, probe
 # origin, few enough to be read in a moment from a model of any size.
 SAMPLES_PER_WEIGHT = 64
 
+# Where the sentence-transformers library keeps how the states of a model were pooled in training.
+POOLING_FILE = "1_Pooling/config.json"
+Pooling = Literal["first", "last", "mean"]
+
 
 class Backbone:
     """A frozen model, ready to carry prompts.
@@ -42,13 +46,18 @@ class Backbone:
         model: with or without a head; it is frozen and put in eval mode.
         tokenizer: its tokenizer.
         name: hub name or folder, for messages and artifacts.
+        pooling: how its states were pooled when it was trained, where that is known.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, name: str, *, pooling: Pooling | None = None
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
         self.geometry: Geometry = probe(self.body)
+        # An encoder's first token is made to stand for the row; a decoder's last one has seen it.
+        self.pooling: Pooling = pooling or ("last" if self.geometry.causal else "first")
         self.gradient_checkpointing = False
 
     @classmethod
@@ -98,11 +107,12 @@ class Backbone:
                 model = _pretrained(folder, options, weights)
                 if tokenizer is None:
                     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+                pooling = _trained_pooling(folder, options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise BackboneError(_cannot_load(source, trust_remote_code, error)) from error
         if device_map is None and quantization is None:
             model = model.to(place)
-        return cls(model, tokenizer, str(source))
+        return cls(model, tokenizer, str(source), pooling=pooling)
 
     @classmethod
     def _of_object(cls, model: PreTrainedModel, tokenizer: Any) -> "Backbone":
@@ -220,6 +230,24 @@ def _pretrained(
 ) -> PreTrainedModel:
     config = transformers.AutoConfig.from_pretrained(folder, **options)
     return _auto_class(config).from_pretrained(folder, config=config, **options, **weights)
+
+
+def _trained_pooling(folder: str, options: Mapping[str, Any]) -> Pooling | None:
+    """The pooling that a sentence encoder was trained with; None for any other model."""
+    found = cached_file(
+        folder,
+        POOLING_FILE,
+        revision=options["revision"],
+        local_files_only=options["local_files_only"],
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return None
+    said = json.loads(Path(found).read_text(encoding="utf-8"))
+    names: dict[str, Pooling] = {"cls_token": "first", "lasttoken": "last", "mean_tokens": "mean"}
+    return next((ours for name, ours in names.items() if said.get(f"pooling_mode_{name}")), None)
 
 
 @contextmanager

@@ -113,6 +113,11 @@ class Recipe(BaseModel):
     loss: Literal["labels", "vocabulary"] = _task(
         "labels", "Over the label words, or over all words of the vocabulary (causal-lm)."
     )
+    pooling: Literal["auto", "first", "last", "mean"] = _task(
+        "auto",
+        "States that a trained head sees; auto: as the backbone was trained, else the first token "
+        "of an encoder and the last one of a decoder.",
+    )
     template: str | None = _task(
         None, "Layout of a row, e.g. {soft:20}{text} Label : {label}; null: made from the columns."
     )

@@ -7,7 +7,7 @@ from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TemplateError
 from ptune.parts import Label
 from ptune.tasks.causal_lm import MOST_NEW_TOKENS, CausalLM
-from ptune.tasks.sequence_classification import Problem, SequenceClassification
+from ptune.tasks.sequence_classification import Pooling, Problem, SequenceClassification
 from ptune.tasks.task import Answer as Answer
 from ptune.tasks.task import Example as Example
 from ptune.tasks.task import Prediction as Prediction
@@ -27,6 +27,7 @@ def make_task(
     words: Mapping[str, str | Sequence[str]] | None = None,
     problem: Problem = "single-label",
     loss: Literal["labels", "vocabulary"] = "labels",
+    pooling: Literal["auto"] | Pooling = "auto",
     max_tokens: int = 512,
     offset: int = 0,
 ) -> CausalLM | SequenceClassification:
@@ -35,6 +36,7 @@ def make_task(
     Args:
         labels: in their order; empty for free text and for regression.
         words: label -> its word or words, where that is not the label itself (`causal-lm`).
+        pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     Raises:
@@ -49,7 +51,7 @@ def make_task(
             layout,
             labels,
             problem=problem,
-            causal=backbone.geometry.causal,
+            pooling=backbone.pooling if pooling == "auto" else pooling,
         )
     if name != "causal-lm":
         raise ConfigError(f"task = {name!r} is unknown. Known: {', '.join(NAMES)}.")

@@ -1,10 +1,11 @@
 r"""Sequence classification: a trained head on the pooled state of a row.
 
-    encoder   [CLS] P P P the film is a delight [SEP]      the state of the first token
-    decoder   P P P the film is a delight                  the state of the last one
+    first   [CLS] P P P the film is a delight [SEP]      the state of the first token
+    last    P P P the film is a delight                  the state of the last one
+    mean    the mean of the states of all tokens of the row
 
-The state that is pooled is a real token's, never a virtual one's and never padding's. One label a
-row (softmax), several (a sigmoid each), or a number (regression).
+States that are pooled are those of real tokens, never of virtual ones and never of padding. One
+label a row (softmax), several (a sigmoid each), or a number (regression).
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ptune.layout import Layout, Rendered
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 
 Problem = Literal["single-label", "multi-label", "regression"]
+Pooling = Literal["first", "last", "mean"]
 
 
 class SequenceClassification:
@@ -32,7 +34,8 @@ class SequenceClassification:
         layout: the template, bound to the tokenizer.
         labels: empty for regression.
         problem: what a row's label is.
-        causal: the backbone is a decoder, so the last token is pooled instead of the first.
+        pooling: which states of a row the head sees; "last" for decoders, whose earlier tokens do
+            not know the row.
         dropout: of the head, 0 .. 1.
     """
 
@@ -47,13 +50,13 @@ class SequenceClassification:
         labels: Sequence[str],
         *,
         problem: Problem = "single-label",
-        causal: bool,
+        pooling: Pooling,
         dropout: float = 0.0,
     ) -> None:
         self.layout = layout
         self.labels = tuple(labels)
         self.problem = problem
-        self.causal = causal
+        self.pooling = pooling
         self.dropout = dropout
 
     def head(self, hidden: int) -> nn.Module | None:
@@ -67,7 +70,7 @@ class SequenceClassification:
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
     ) -> list[Example]:
-        """Rows with the position that is pooled."""
+        """Rows with the positions that are pooled."""
         return [
             Example(
                 self._sequence(one),
@@ -86,9 +89,10 @@ class SequenceClassification:
         real = [at for at, id in enumerate(one.ids) if id >= 0]
         if not real:
             raise DataError("A row has no token of its own to be pooled: its fields are empty.")
+        pooled = {"first": real[:1], "last": real[-1:], "mean": real}[self.pooling]
         return TokenSequence(
             ids=one.ids,
-            reads=(real[-1] if self.causal else real[0],),
+            reads=tuple(pooled),
             shared=one.shared,
             types=one.types,
         )
@@ -106,7 +110,7 @@ class SequenceClassification:
     ) -> Float[Tensor, " examples"]:
         """Cross-entropy; its mean over labels for several; the squared error for a number."""
         assert head is not None
-        logits = head(read)
+        logits = head(_pooled(read, examples))
         if self.problem == "single-label":
             targets = torch.tensor([e.target for e in examples], device=logits.device)
             return functional.cross_entropy(logits, targets, reduction="none")
@@ -127,7 +131,7 @@ class SequenceClassification:
     ) -> list[Prediction]:
         """The most likely label; every label above one half; or the number."""
         assert head is not None
-        logits = head(read)
+        logits = head(_pooled(read, examples))
         if self.problem == "regression":
             return [Prediction(number) for number in logits[:, 0].tolist()]
         if self.problem == "single-label":
@@ -153,6 +157,19 @@ class SequenceClassification:
             [_as_several(p.answer) for p in predictions],
             self.labels,
         )
+
+
+def _pooled(
+    read: Float[Tensor, "reads hidden"], examples: Sequence[Example]
+) -> Float[Tensor, "examples hidden"]:
+    """The mean of what was read of each example, in float32."""
+    counts = [len(example.sequence.reads) for example in examples]
+    if len(read) == len(examples):
+        return read
+    owner = torch.arange(len(examples)).repeat_interleave(torch.tensor(counts)).to(read.device)
+    total = read.new_zeros(len(examples), read.shape[1], dtype=torch.float32)
+    total = total.index_add(0, owner, read.float())
+    return total / torch.tensor(counts, device=read.device)[:, None]
 
 
 def _as_number(answer: Answer | None) -> float:

@@ -83,7 +83,9 @@ def train(
     _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
-    return _train(recipe, loaded, data, folder, resume=resume, watcher=watcher)
+    return _train(
+        _with_pooling(recipe, loaded), loaded, data, folder, resume=resume, watcher=watcher
+    )
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
@@ -95,7 +97,15 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | Non
     _check_resume(resume, Path(recipe.output))
     data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
     backbone = load_backbone(recipe)
+    recipe = _with_pooling(recipe, backbone)
     return _train(recipe, backbone, data, Path(recipe.output), resume=resume, watcher=watcher)
+
+
+def _with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
+    """The recipe with the backbone's pooling in place of "auto": artifacts say what was trained."""
+    if recipe.task != "sequence-classification" or recipe.pooling != "auto":
+        return recipe
+    return recipe.changed(pooling=backbone.pooling)
 
 
 def _check_resume(resume: bool, output: Path | None) -> None:
@@ -231,6 +241,7 @@ def task_of(
         words=recipe.verbalizer,
         problem=recipe.problem,
         loss=recipe.loss,
+        pooling=recipe.pooling,
         max_tokens=recipe.max_tokens,
         offset=offset,
     )

@@ -91,6 +91,26 @@ def test_the_state_of_cls_or_of_the_last_real_token_is_pooled(
         assert one.answer == ("good", "bad")[int(expected.argmax())]
 
 
+@pytest.mark.parametrize(
+    ("pooling", "pooled"), [("first", [0]), ("last", [-1]), ("mean", [0, *range(4, 20), -1])]
+)
+def test_what_the_head_sees_can_be_chosen_and_virtual_tokens_are_left_out(
+    backbones, pooling, pooled
+):
+    backbone = backbones["encoder"]
+    task = task_of(backbone, "{soft:3}{text}{soft:1}", pooling=pooling)
+    prompt, head = prompt_of(backbone, slots=4), head_of(task, backbone)
+    got = predict_examples(backbone, prompt, task, head, task.examples(ROWS), batch_size=3)
+    for row, one in zip(ROWS, got, strict=True):
+        words = backbone.tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        ids = [CLS, -1, -2, -3, *words, -4, SEP]
+        places = sorted({at % len(ids) for at in pooled if at < 4 + len(words)})
+        state = states(backbone, prompt, ids)[places].mean(0)
+        expected = logits(head, state).softmax(-1)
+        shares = torch.tensor([one.probabilities["good"], one.probabilities["bad"]])
+        torch.testing.assert_close(shares, expected, rtol=1e-3, atol=1e-5)
+
+
 def read_of(backbone, prompt, examples):
     return run(backbone, [prompt], backbone.pack([e.sequence for e in examples]))
 
