@@ -480,7 +480,7 @@ def _ptune_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
 
     def loss_of(examples: Any) -> Any:
         batch = backbone.pack([example.sequence for example in examples])
-        read = run(backbone, [prompt.tensors()], batch, read="logits")
+        read = run(backbone, [prompt.tensors()], batch, read="words")
         losses = data.task.loss(read, examples, None)
         if job["loss"] == "vocabulary":  # PEFT's mean is over label tokens, ptune's over rows
             lengths = torch.tensor([float(len(e.target)) for e in examples])

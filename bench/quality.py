@@ -264,6 +264,7 @@ _TOLD = (
     "init",
     "loss",
     "template",
+    "pooling",
 )
 
 
@@ -298,6 +299,8 @@ class Session:
     def _choose(self, task: Task, name: str) -> float:
         """The learning rate with the best held-out accuracy; of equals the lower held-out loss."""
         method = self.benchmark.methods[name]
+        if len(method.grid) == 1:
+            return method.grid[0]
         found: dict[float, tuple[float, float]] = {}
         for lr in method.grid:
             lines = [self._tried(task, name, lr, number) for number in range(task.grid_seeds)]

@@ -91,7 +91,7 @@ class Tuned:
         """Over the set of labels, as a prompt is trained."""
         chosen = [self.examples[row] for row in rows]
         batch = self.backbone.pack([example.sequence for example in chosen])
-        read = run(self.backbone, [PromptTensors()], batch, read="logits")
+        read = run(self.backbone, [PromptTensors()], batch, read="words")
         return self.task.loss(read, chosen, None).mean()
 
     def scores(self, rows: Rows) -> Mapping[str, float]:

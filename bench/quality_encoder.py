@@ -12,7 +12,7 @@ states, as MiniLM was trained and as ptune does by default where a model says so
     p-tuning-v2         ptune's defaults, nothing set by task
     full fine-tuning    all weights and ptune's head (at the head's default rate); dropout as the
                         model's configuration has it (but on attention weights, where ptune's
-                        attention has none); rate of the weights 1e-4, not searched
+                        attention has none); rate of the weights from a grid
     PEFT PREFIX_TUNING  PEFT's defaults and BertForSequenceClassification's own head (frozen
                         pooler, dropout); 20 virtual tokens and the rate 1e-2 of PEFT's example for
                         (examples/sequence_classification/prefix_tuning.ipynb)
@@ -234,7 +234,7 @@ METHODS = {
     "linear head": Method(linear_head, grid=(1e-3, 5e-3, 2e-2)),
     "PEFT PREFIX_TUNING": Method(peft_prefix),
     "p-tuning-v2": Method(partial(prompted, settings=V2), settings=V2),
-    "full fine-tuning": Method(fine_tuned, grid=(1e-4,)),
+    "full fine-tuning": Method(fine_tuned, grid=(5e-5, 1e-4)),
 }
 
 BENCHMARK = Benchmark(

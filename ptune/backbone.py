@@ -28,7 +28,7 @@ from transformers.utils import cached_file, logging
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
 from ptune.errors import BackboneError
-from ptune.inject import Geometry, Injection, injected, probe
+from ptune.inject import Geometry, Injection, LanguageHead, injected, probe
 
 # Values of each weight that enter the fingerprint: enough to tell a fine-tuned copy from its
 # origin, few enough to be read in a moment from a model of any size.
@@ -59,6 +59,7 @@ class Backbone:
         # An encoder's first token is made to stand for the row; a decoder's last one has seen it.
         self.pooling: Pooling = pooling or ("last" if self.geometry.causal else "first")
         self.gradient_checkpointing = False
+        self._language_head: LanguageHead | None = None
 
     @classmethod
     def load(
@@ -148,6 +149,12 @@ class Backbone:
     def has_lm_head(self) -> bool:
         """Whether the model gives logits over its vocabulary."""
         return self.model.get_output_embeddings() is not None
+
+    def language_head(self, output: type[Any]) -> LanguageHead:
+        """The head as a function of states; `output` is the class of what the body returns."""
+        if self._language_head is None:
+            self._language_head = LanguageHead(self.model, output)
+        return self._language_head
 
     @cached_property
     def parameters(self) -> int:

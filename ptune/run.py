@@ -2,14 +2,14 @@
 
     prompts = [PromptTensors(vectors=...)]                      # one a task
     batch = backbone.pack([TokenSequence((-1, -2, 5, 6), reads=(3,))])
-    run(backbone, prompts, batch, read="logits")                # logits where they are read
+    run(backbone, prompts, batch, read="words")                 # what the model would say there
 
 Training, evaluation and serving all come through here, so that what is served is what was
 evaluated. Knows no task and no template.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -19,8 +19,33 @@ from ptune.backbone import Backbone
 from ptune.batch import Batch, PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
 from ptune.errors import BackboneError
-from ptune.inject import Call
+from ptune.inject import Call, Words
 from ptune.inject.probe import inputs_of
+
+Reading = Literal["states", "words", "logits"]
+Read = Float[Tensor, "reads features"] | Words
+
+
+@overload
+def run(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    batch: Batch,
+    *,
+    read: Literal["states", "logits"] = "states",
+) -> Float[Tensor, "reads features"]: ...
+
+
+@overload
+def run(
+    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch, *, read: Literal["words"]
+) -> Words: ...
+
+
+@overload
+def run(
+    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch, *, read: Reading
+) -> Read: ...
 
 
 def run(
@@ -28,20 +53,21 @@ def run(
     prompts: Sequence[PromptTensors],
     batch: Batch,
     *,
-    read: Literal["states", "logits"] = "states",
-) -> Float[Tensor, "reads features"]:
+    read: Reading = "states",
+) -> Read:
     """Run the frozen backbone on a batch and return what stands at its reads.
 
     Args:
         prompts: all prompts that the batch names, in order.
         batch: from `Backbone.pack`.
-        read: final states (before any head), or logits over the vocabulary.
+        read: final states (before any head); `Words`, from which a task takes the probabilities of
+            the words that it needs; or logits over the whole vocabulary.
     Returns:
         One row a read, in the order of `Batch.reads`. Gradients reach the prompts alone.
     Raises:
-        BackboneError: logits are asked of a backbone without a language-model head.
+        BackboneError: words are asked of a backbone without a language-model head.
     """
-    if read == "logits" and not backbone.has_lm_head:
+    if read != "states" and not backbone.has_lm_head:
         raise BackboneError(
             f'"{backbone.name}" has no language-model head, so it cannot generate or fill in '
             "words. Use a model saved with one, or task: sequence-classification."
@@ -53,11 +79,12 @@ def run(
     first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
     inputs = inputs_of(batch, ids, backbone.geometry.takes, first)
     with backbone.injected() as injection, injection.serving(call):
-        if read == "states":
-            states = backbone.body(**inputs).last_hidden_state
-            return states.flatten(0, 1).index_select(0, batch.reads)
-        call.reads = batch.reads
-        return backbone.model(**inputs).logits[0]
+        output = backbone.body(**inputs)
+        states = output.last_hidden_state.flatten(0, 1).index_select(0, batch.reads)
+    if read == "states":
+        return states
+    words = Words(states, backbone.language_head(type(output)))
+    return words if read == "words" else words.logits()
 
 
 def _with_virtual_ids(

@@ -62,7 +62,6 @@ class Call:
     first_virtual: int
     record: list[tuple[nn.Module, dict[str, object]]] | None = None
     counts: dict[int, int] = field(default_factory=dict)
-    reads: Int[Tensor, " reads"] | None = None
     banks: dict[int, Bank] = field(default_factory=dict)
     _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -78,9 +78,6 @@ class Injection:
         self._embedding = EmbeddingHooks(self.model.get_input_embeddings())
         self._undo.append(self._embedding.remove)
         self._undo.append(_remember_implementation(self._configs))
-        head = self.model.get_output_embeddings()
-        if head is not None:
-            self._undo.append(head.register_forward_pre_hook(self._keep_read).remove)
         for module in self.model.modules():
             module.__dict__["_ptune"] = self
         self._undo.append(self._untag)
@@ -96,12 +93,6 @@ class Injection:
         """Undo `install`, last step first."""
         while self._undo:
             self._undo.pop()()
-
-    def _keep_read(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Before the head: keep the states that are read, so that only they become logits."""
-        if self.call is None or self.call.reads is None:
-            return None
-        return (args[0].flatten(0, 1).index_select(0, self.call.reads)[None], *args[1:])
 
 
 @contextmanager

@@ -10,7 +10,9 @@ With a set of labels, a row's score of a label is the log-probability of its wor
 which is exact for labels of any length: where one label is the beginning of another ("no" and
 "no complaint"), every label is closed by the end token, so that the shorter one is not favoured.
 A label with several words (verbalizer) has the sum of their probabilities.
-The row is computed once; each label continues it (`ptune.batch.Branch`).
+The row is computed once; each label continues it (`ptune.batch.Branch`). Behind the row itself all
+labels are compared, so the sum over the vocabulary cancels there, and the head is asked for their
+first words alone: with labels of one token no other logit is computed at all.
 
 Two losses: `labels`, the negative log of that p, and `vocabulary`, of the words among all words
 of the vocabulary. The first spends no step on learning to say a label at all, and trained prompts
@@ -30,6 +32,7 @@ from torch.nn import functional
 from ptune import metrics
 from ptune.batch import Branch, TokenSequence
 from ptune.errors import ConfigError, DataError
+from ptune.inject import Words
 from ptune.layout import Layout, Rendered
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 
@@ -51,7 +54,7 @@ class CausalLM:
     """
 
     name = "causal-lm"
-    read: Literal["states", "logits"] = "logits"
+    read: Literal["states", "words"] = "words"
 
     def __init__(
         self,
@@ -143,55 +146,44 @@ class CausalLM:
         return ids if self.end is None else (*ids, self.end)
 
     def loss(
-        self,
-        read: Float[Tensor, "reads vocab"],
-        examples: Sequence[Example],
-        head: nn.Module | None,
+        self, read: Words, examples: Sequence[Example], head: nn.Module | None
     ) -> Float[Tensor, " examples"]:
         """Negative log-probability of the right label, or the mean over the words of the answer."""
         if isinstance(examples[0].target, tuple):
             words = torch.tensor([id for e in examples for id in e.target], device=read.device)
-            each = functional.cross_entropy(read.float(), words, reduction="none")
             lengths = [len(e.target) for e in examples]
-            return torch.stack([part.mean() for part in torch.split(each, lengths)])
+            parts = torch.split(-read.log_probabilities(words), lengths)
+            return torch.stack([part.mean() for part in parts])
         scores = self._label_scores(read, len(examples))
         targets = torch.tensor([e.target for e in examples], device=read.device)
         return functional.cross_entropy(scores, targets, reduction="none")
 
-    def _label_scores(
-        self, read: Float[Tensor, "reads vocab"], count: int
-    ) -> Float[Tensor, "examples labels"]:
-        """Log-probability of every label. Each example has as many reads as the others."""
-        tokens, at, word = self._score_plan(read.device)
-        logits = read.view(count, -1, read.shape[-1]).float()
-        chosen = logits[:, at, tokens] - logits.logsumexp(dim=-1)[:, at]
-        by_word = chosen.new_zeros(count, len(self._words)).index_add(1, word, chosen)
+    def _label_scores(self, read: Words, count: int) -> Float[Tensor, "examples labels"]:
+        """Log-probability of every label, up to a number that is the same for all of a row."""
+        by_word = self._first_scores(read, count)
+        later = [(at, id) for at, ids in enumerate(self._words) for id in ids[1:]]
+        if later:
+            word_of, ids = torch.tensor(later, device=read.device).T
+            # Each example has one read behind its row, then those of its branches.
+            reads = torch.arange(len(read), device=read.device).view(count, -1)[:, 1:].flatten()
+            each = read.log_probabilities(ids.repeat(count), reads).view(count, -1)
+            by_word = by_word.index_add(1, word_of, each)
         if len(self._words) == len(self.labels):
             return by_word
         several = torch.tensor(self._label_of, device=read.device)
-        each = [by_word[:, several == label] for label in range(len(self.labels))]
-        return torch.stack([words.logsumexp(dim=1) for words in each], dim=1)
+        by_label = [by_word[:, several == label] for label in range(len(self.labels))]
+        return torch.stack([words.logsumexp(dim=1) for words in by_label], dim=1)
 
-    def _score_plan(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """For every token of every word: its id, the read that predicts it, its word."""
-        plan: list[tuple[int, int, int]] = []
-        branch = 1
-        for word, ids in enumerate(self._words):
-            reads = [0, *range(branch, branch + len(ids) - 1)]
-            branch += len(ids) - 1
-            plan += [(id, read, word) for id, read in zip(ids, reads, strict=True)]
-        tokens, at, word_of = zip(*plan, strict=True)
-        return (
-            torch.tensor(tokens, device=device),
-            torch.tensor(at, device=device),
-            torch.tensor(word_of, device=device),
-        )
+    def _first_scores(self, read: Words, count: int) -> Float[Tensor, "examples words"]:
+        """Logits of every word's first token, behind the row."""
+        first = [ids[0] for ids in self._words]
+        tokens = sorted(set(first))
+        where = torch.tensor([tokens.index(id) for id in first], device=read.device)
+        reads = torch.arange(0, len(read), len(read) // count, device=read.device)
+        return read.logits_of(reads, torch.tensor(tokens, device=read.device))[:, where]
 
     def predict(
-        self,
-        read: Float[Tensor, "reads vocab"],
-        examples: Sequence[Example],
-        head: nn.Module | None,
+        self, read: Words, examples: Sequence[Example], head: nn.Module | None
     ) -> list[Prediction]:
         """The most likely label of each row, with the probabilities of all."""
         shares = self._label_scores(read, len(examples)).softmax(dim=-1)

@@ -40,7 +40,7 @@ class SequenceClassification:
     """
 
     name = "sequence-classification"
-    read: Literal["states", "logits"] = "states"
+    read: Literal["states", "words"] = "states"
     generates = False
     room = 0
 

@@ -3,8 +3,9 @@
     rows -> Task.encode -> examples -> pack -> run -> read -> Task.loss     (training)
                                                            -> Task.predict  (evaluation, serving)
 
-`read` is what `ptune.run` returned: one row of numbers a read position, in order of the examples.
-A task knows templates and labels; it knows no model, no optimizer and no file.
+`read` is what `ptune.run` returned: final states, one row a read position in order of the examples,
+or `Words`, which gives probabilities of words there. A task knows templates and labels; it knows no
+model, no optimizer and no file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ class Task(Protocol):
 
     name: str
     layout: Layout
-    read: Literal["states", "logits"]
+    read: Literal["states", "words"]
     labels: tuple[str, ...]
     generates: bool
     room: int
@@ -84,7 +85,7 @@ class Task(Protocol):
 
     def loss(
         self,
-        read: Float[Tensor, "reads features"],
+        read: Any,
         examples: Sequence[Example],
         head: nn.Module | None,
     ) -> Float[Tensor, " examples"]:
@@ -92,7 +93,7 @@ class Task(Protocol):
 
     def predict(
         self,
-        read: Float[Tensor, "reads features"],
+        read: Any,
         examples: Sequence[Example],
         head: nn.Module | None,
     ) -> list[Prediction]:

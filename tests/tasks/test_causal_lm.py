@@ -113,7 +113,7 @@ def test_the_loss_over_the_labels_is_the_negative_log_of_the_right_ones_probabil
     task = task_of(backbone, labels)
     truth = ["no complaint", "yes", "yes"]
     examples = task.training_examples(ROWS, truth)
-    read = run(backbone, [prompt], backbone.pack([e.sequence for e in examples]), read="logits")
+    read = run(backbone, [prompt], backbone.pack([e.sequence for e in examples]), read="words")
     answers = [ids_of(backbone, label) for label in labels]
     expected = [
         -probabilities(backbone, prompt, row, answers)[labels.index(label)].log()
@@ -129,7 +129,7 @@ def test_the_loss_over_the_vocabulary_is_transformers_own_on_the_label_tokens(ba
     task = task_of(backbone, labels, loss="vocabulary")
     truth = ["no complaint", "yes", "no complaint"]
     examples = task.training_examples(ROWS, truth)
-    read = run(backbone, [prompt], backbone.pack([e.sequence for e in examples]), read="logits")
+    read = run(backbone, [prompt], backbone.pack([e.sequence for e in examples]), read="words")
     table = backbone.model.get_input_embeddings().weight
     expected = []
     for row, label in zip(ROWS, truth, strict=True):
@@ -173,7 +173,7 @@ def test_free_text_is_learned_to_its_end_and_no_further(backbone):
     end = backbone.tokenizer.eos_token_id
     answers = [[*ids_of(backbone, "very good"), end], [*ids_of(backbone, "no"), end]]
     assert [list(e.target) for e in examples] == answers
-    read = run(backbone, [prompt], backbone.pack([e.sequence for e in examples]), read="logits")
+    read = run(backbone, [prompt], backbone.pack([e.sequence for e in examples]), read="words")
     expected = [
         -log_probabilities(backbone, prompt, row, answer).mean()
         for row, answer in zip(ROWS, answers, strict=False)

@@ -1,0 +1,207 @@
+r"""The language-model head: what the backbone would say at a few positions, and no more.
+
+    words = Words(states, head)
+    words.log_probabilities(tokens)     # of one token a read; never a whole (reads, vocab) tensor
+    words.logits_of(reads, tokens)      # of some tokens alone: no other row of the head is touched
+    words.logits()                      # all of them
+
+A head is more than one matrix in many models (a dense layer before it, a soft cap or a scale behind
+it), so the model's own `forward` computes it, with its body replaced by the states at hand.
+
+The gradient of a log-probability by its state is made together with it, a few reads at a time:
+
+    d log p(t | s) / ds  =  J(s)^T (e_t - softmax(logits(s)))        J: of the head, by autograd
+
+so the backward pass needs one number a read and no logits (Liger's and Apple's cut cross-entropy do
+so for linear heads: arXiv:2410.10989, 2; arXiv:2411.09009, 4).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+# Logits that stand in memory at once: 128 MB in float32, and as much again for their gradient.
+LOGITS_AT_ONCE = 2**25
+# Reads on which a head over some tokens is compared with the whole head.
+TRIED_READS = 2
+
+States = Float[Tensor, "reads hidden"]
+Logits = Float[Tensor, "reads tokens"]
+
+
+class LanguageHead:
+    """The head of a model as a function: states in, logits out, exactly as the model makes them.
+
+    Args:
+        model: with a language-model head.
+        output: class of what its body returns.
+    """
+
+    def __init__(self, model: PreTrainedModel, output: type[Any]) -> None:
+        self.model = model
+        self.output = output
+        matrix = model.get_output_embeddings()
+        self.vocabulary = int(getattr(matrix, "out_features", 0) or len(matrix.weight))
+        self._body = _body_of(model)
+        self._narrows: bool | None = None
+
+    def __call__(self, states: States) -> Logits:
+        """Logits over the whole vocabulary."""
+        answer = self.output(last_hidden_state=states[None])
+        with _instead(self._body, lambda *args, **kwargs: answer):
+            ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+            return self.model(input_ids=ids, use_cache=False, return_dict=True).logits[0]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any weight of the model is: then the head's may be, tied to the embeddings."""
+        return any(weight.requires_grad for weight in self.model.parameters())
+
+    def over(self, states: States, tokens: Int[Tensor, " tokens"]) -> Logits:
+        """Logits of some tokens; where the head allows it, by their rows of its matrix alone."""
+        if self._narrows is None:
+            self._narrows = self._can_narrow(states.detach()[:TRIED_READS], tokens)
+        if not self._narrows:
+            return self(states)[:, tokens]
+        return self._narrowed(states, tokens)
+
+    def _narrowed(self, states: States, tokens: Int[Tensor, " tokens"]) -> Logits:
+        matrix = self.model.get_output_embeddings()
+        weight = matrix.weight[tokens]
+        bias = None if matrix.bias is None else matrix.bias[tokens]
+        with _instead(matrix, lambda inner: functional.linear(inner, weight, bias)):
+            return self(states)
+
+    @torch.no_grad()
+    def _can_narrow(self, states: States, tokens: Int[Tensor, " tokens"]) -> bool:
+        """Whether the head is a plain matrix and the model treats each of its logits alone."""
+        matrix = self.model.get_output_embeddings()
+        if type(matrix) is not nn.Linear or "forward" in matrix.__dict__:
+            return False
+        if type(matrix.weight) is not nn.Parameter:
+            return False
+        whole, few = self(states)[:, tokens], self._narrowed(states, tokens)
+        return torch.allclose(whole.float(), few.float(), rtol=1e-3, atol=1e-3)
+
+
+class Words:
+    """What the head says at the reads of a batch, computed as far as it is asked.
+
+    Args:
+        states: final states at the reads.
+        head: the backbone's.
+    """
+
+    def __init__(self, states: States, head: LanguageHead) -> None:
+        self.states = states
+        self.head = head
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, reads: slice) -> "Words":
+        return Words(self.states[reads], self.head)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states are."""
+        return self.states.device
+
+    def logits(self) -> Logits:
+        """Logits over the whole vocabulary, in one tensor."""
+        return self.head(self.states)
+
+    def logits_of(
+        self, reads: Int[Tensor, " chosen"], tokens: Int[Tensor, " tokens"]
+    ) -> Float[Tensor, "chosen tokens"]:
+        """Logits of some tokens at some reads, in float32. Only their differences mean anything."""
+        return self.head.over(self.states[reads], tokens).float()
+
+    def log_probabilities(
+        self, tokens: Int[Tensor, " chosen"], reads: Int[Tensor, " chosen"] | None = None
+    ) -> Float[Tensor, " chosen"]:
+        """The log-probability of one token at each read (or at the chosen ones), in nats."""
+        states = self.states if reads is None else self.states[reads]
+        if self.head.is_trained:  # by a user, beside the prompt: its gradient needs the logits
+            return -functional.cross_entropy(self.head(states).float(), tokens, reduction="none")
+        return _LogProbability.apply(states, tokens, self.head)  # type: ignore[no-untyped-call]
+
+
+class _LogProbability(torch.autograd.Function):
+    """log p(token | state), a chunk of reads at a time; its gradient is made on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, tokens: Tensor, head: LanguageHead) -> Tensor:
+        said = torch.empty(len(states), dtype=torch.float32, device=states.device)
+        wanted = ctx.needs_input_grad[0]
+        slopes = torch.empty_like(states) if wanted else None
+        size = max(1, LOGITS_AT_ONCE // head.vocabulary)
+        for start in range(0, len(states), size):
+            part = slice(start, start + size)
+            with torch.set_grad_enabled(wanted):
+                inner = states[part].detach().requires_grad_(wanted)
+                logits = head(inner).float()
+                each = -functional.cross_entropy(logits, tokens[part], reduction="none")
+                if slopes is not None:
+                    # A read's number depends on its own state alone: the sum gives all gradients.
+                    (slopes[part],) = torch.autograd.grad(each.sum(), inner)
+            said[part] = each.detach()
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return said
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return grads[0][:, None].to(slopes.dtype) * slopes, None, None
+
+
+@contextmanager
+def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else for the time of the context."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if before is not None:
+            module.forward = before
+
+
+class _Found(Exception):
+    """Ends a forward pass: what was looked for is found."""
+
+
+def _body_of(model: PreTrainedModel) -> nn.Module:
+    """The module that `model.forward` calls for its final states.
+
+    Found by calling: the first one called that holds a list of layers. (It is not `base_model` in
+    every family: OPT's forward calls the decoder inside it.)
+    """
+    found: list[nn.Module] = []
+
+    def stop(module: nn.Module, args: object) -> None:
+        found.append(module)
+        raise _Found
+
+    inner = [module for module in model.modules() if module is not model and _has_layers(module)]
+    hooks = [module.register_forward_pre_hook(stop) for module in inner]
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    except _Found:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0]
+
+
+def _has_layers(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.ModuleList) for part in module.modules())
