@@ -24,6 +24,7 @@ from ptune.api import predict
 from ptune.backbone import Backbone
 from ptune.evaluation import Evaluation
 from ptune.inject import session
+from ptune.inject import Words
 from ptune.prompt import SoftPrompt
 from ptune.run import run
 from ptune.tasks import Prediction
@@ -67,6 +68,10 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_gives_another(backbon
     assert not same(numbers(first.prompt), numbers(other.prompt))
 
 
+def states_of(read):
+    return read.states if isinstance(read, Words) else read
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_prompt_that_comes_back_gives_bit_for_bit_what_was_trained(
     tmp_path, backbone, kind, monkeypatch
@@ -84,7 +89,8 @@ def test_the_prompt_that_comes_back_gives_bit_for_bit_what_was_trained(
     with torch.no_grad():
         unfolded = run(backbone, [loops[0].prompt.tensors()], batch, read=task.read)
         for soft in (result.prompt, SoftPrompt.load(tmp_path / "prompt")):
-            assert torch.equal(run(backbone, [soft.tensors()], batch, read=task.read), unfolded)
+            folded = run(backbone, [soft.tensors()], batch, read=task.read)
+            assert torch.equal(states_of(folded), states_of(unfolded))
         expected = task.predict(unfolded, examples, loops[0].prompt.head)
     said = predict(backbone, SoftPrompt.load(tmp_path / "prompt"), ROWS, batch_size=len(ROWS))
     # `predict` puts rows of like length together: the same numbers in another order of sums.
