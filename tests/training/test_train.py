@@ -23,8 +23,7 @@ from tiny_runs import (
 from ptune.api import predict
 from ptune.backbone import Backbone
 from ptune.evaluation import Evaluation
-from ptune.inject import session
-from ptune.inject import Words
+from ptune.inject import Words, session
 from ptune.prompt import SoftPrompt
 from ptune.run import run
 from ptune.tasks import Prediction
