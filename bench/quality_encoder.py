@@ -43,6 +43,7 @@ from ptune.data import Rows, labels_of
 from ptune.evaluation import by_length, evaluate_examples
 from ptune.run import run
 from ptune.tasks import make_task
+from ptune.tasks.sequence_classification import pooled
 from ptune.template import Template
 
 PREFIX_LR, PREFIX_TOKENS = 1e-2, 20
@@ -79,7 +80,8 @@ class Headed:
     def states(self, examples: Sequence[Any]) -> Tensor:
         """The pooled state of each example."""
         batch = self.backbone.pack([example.sequence for example in examples])
-        return run(self.backbone, [PromptTensors()], batch, read="states")
+        read = run(self.backbone, [PromptTensors()], batch, read="states")
+        return pooled(read, examples)
 
     def scores(self, rows: Rows) -> Mapping[str, float]:
         """Of the weights as they are now."""

@@ -110,7 +110,7 @@ class SequenceClassification:
     ) -> Float[Tensor, " examples"]:
         """Cross-entropy; its mean over labels for several; the squared error for a number."""
         assert head is not None
-        logits = head(_pooled(read, examples))
+        logits = head(pooled(read, examples))
         if self.problem == "single-label":
             targets = torch.tensor([e.target for e in examples], device=logits.device)
             return functional.cross_entropy(logits, targets, reduction="none")
@@ -131,7 +131,7 @@ class SequenceClassification:
     ) -> list[Prediction]:
         """The most likely label; every label above one half; or the number."""
         assert head is not None
-        logits = head(_pooled(read, examples))
+        logits = head(pooled(read, examples))
         if self.problem == "regression":
             return [Prediction(number) for number in logits[:, 0].tolist()]
         if self.problem == "single-label":
@@ -159,7 +159,7 @@ class SequenceClassification:
         )
 
 
-def _pooled(
+def pooled(
     read: Float[Tensor, "reads hidden"], examples: Sequence[Example]
 ) -> Float[Tensor, "examples hidden"]:
     """The mean of what was read of each example, in float32."""

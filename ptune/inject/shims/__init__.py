@@ -1,7 +1,8 @@
 """Shims: families whose attention does not go through transformers' attention interface.
 
-A shim is a function that stands in for one attention module's `forward` while prompts are
-injected, and hands queries, keys and values to ptune's attention. This folder is the only place
+A shim is a function that stands in for a module's `forward` while prompts are injected. That of an
+attention module hands queries, keys and values to ptune's attention; another one computes the same
+as the module, faster. This folder is the only place
 in ptune that names a model family.
 """
 
@@ -13,8 +14,11 @@ from torch import nn
 
 from ptune.inject.shims import bloom
 
-# Class of the attention module -> its stand-in.
-FORWARDS: dict[str, Callable[..., object]] = {"BloomAttention": bloom.forward}
+# Class of the module -> its stand-in.
+FORWARDS: dict[str, Callable[..., object]] = {
+    "BloomAttention": bloom.forward,
+    "BloomGelu": bloom.gelu,
+}
 
 
 def install(model: nn.Module) -> list[Callable[[], None]]:

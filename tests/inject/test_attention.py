@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from ptune.inject import attention
+from ptune.inject.attention import attend
+from ptune.inject.call import Seen
+
+
+def inputs(dtype, *, heads=4, kv_heads=4):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, heads, 5, 8), (2, kv_heads, 9, 8), (2, kv_heads, 9, 8))
+    made = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    place = torch.arange(9)
+    distance = (place[4:, None] - place)[None].expand(2, 5, 9)
+    key_at = place[None].expand(2, 9)
+    return [one.requires_grad_() for one in made], Seen(key_at, distance, distance >= 0)
+
+
+def naive(query, key, value, seen, slopes):
+    """Oracle: one query head, one row at a time, in float64."""
+    rows, heads, tokens, width = query.shape
+    share = heads // key.shape[1]
+    out = torch.zeros(rows, heads, tokens, value.shape[-1], dtype=torch.float64)
+    for row in range(rows):
+        for head in range(heads):
+            k, v = key[row, head // share].double(), value[row, head // share].double()
+            scores = query[row, head].double() @ k.T / width**0.5
+            if slopes is not None:
+                scores = scores - slopes[head].double() * seen.distance[row]
+            scores = scores.masked_fill(~seen.allowed[row], -torch.inf)
+            out[row, head] = scores.softmax(-1) @ v
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("alibi", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_each_way_to_compute_attention_agrees_with_a_naive_one(dtype, kv_heads, alibi, trained):
+    (query, key, value), seen = inputs(dtype, kv_heads=kv_heads)
+    slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625]) if alibi else None
+    within = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0, "atol": 4e-2}
+    with torch.set_grad_enabled(trained):
+        got = attend(query, key, value, seen, slopes=slopes)
+    expected = naive(query, key, value, seen, slopes)
+    torch.testing.assert_close(got.double(), expected, **within)
+    if trained:
+        weight = torch.linspace(-1, 1, got.numel(), dtype=torch.float64).view(got.shape)
+        of = torch.autograd.grad((got * weight).sum(), (query, key, value))
+        wanted = torch.autograd.grad((expected * weight).sum(), (query, key, value))
+        for one, other in zip(of, wanted, strict=True):
+            torch.testing.assert_close(one.double(), other.double(), **within)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trained", "most", "fused"),
+    [
+        (torch.bfloat16, True, 2**24, False),
+        (torch.bfloat16, False, 2**24, True),
+        (torch.bfloat16, True, 100, True),  # long rows: the scores would fill the memory
+        (torch.float32, True, 2**24, True),
+    ],
+)
+def test_the_fused_kernel_is_left_where_it_is_slow(monkeypatch, dtype, trained, most, fused):
+    monkeypatch.setattr(attention, "MOST_SCORES", most)
+    called = []
+    kernel = attention.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention.functional,
+        "scaled_dot_product_attention",
+        lambda *args, **kwargs: called.append(1) or kernel(*args, **kwargs),
+    )
+    (query, key, value), seen = inputs(dtype)
+    with torch.set_grad_enabled(trained):
+        attend(query, key, value, seen)
+    assert bool(called) == fused
