@@ -42,7 +42,7 @@ import ptune
 from ptune.config import Recipe
 from ptune.data import Rows, draw_rows, load_rows, split_rows
 from ptune.training.job import default_epochs
-from ptune.training.loop import LESS_IS_BETTER
+from ptune.training.learner import LESS_IS_BETTER
 from ptune.training.schedule import Plan, lr_share
 
 # Learning rates of baselines are chosen on splits of their own, never those that are reported.

@@ -9,14 +9,15 @@ their own order.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain, pairwise, zip_longest
 
 import torch
 from torch import nn
 
 from ptune.backbone import Backbone
-from ptune.batch import PromptTensors
-from ptune.run import generate, run
+from ptune.batch import PromptTensors, TokenSequence
+from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
 
 
@@ -63,21 +64,73 @@ def measure_examples(
     batch_size: int,
 ) -> list[Measured]:
     """Loss and prediction of each row, in the order of the rows; there may be none."""
-    losses = torch.zeros(len(examples))
-    predictions: dict[int, Prediction] = {}
+    part = Part(prompt, task, examples, head)
+    return measure_together(backbone, [part], batch_sizes=[batch_size])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows that see one prompt, beside those of other prompts in the same pass."""
+
+    prompt: PromptTensors
+    task: Task
+    examples: Sequence[Example]
+    head: nn.Module | None = None
+
+
+def read_together(backbone: Backbone, parts: Sequence[Part]) -> list[Read]:
+    """Run the rows of all parts in one pass, each with its own prompt; what each part's rows read.
+
+    All tasks read the same kind of thing.
+    """
+    sequences = [
+        [replace(example.sequence, prompt=at) for example in part.examples]
+        for at, part in enumerate(parts)
+    ]
+    batch = backbone.pack(list(chain.from_iterable(sequences)))
+    (kind,) = {part.task.read for part in parts}
+    read = run(backbone, [part.prompt for part in parts], batch, read=kind)
+    ends = list(accumulate(sum(map(_reads, own)) for own in sequences))
+    return [read[start:end] for start, end in pairwise([0, *ends])]
+
+
+def _reads(sequence: TokenSequence) -> int:
+    return len(sequence.reads) + sum(len(branch.reads) for branch in sequence.branches)
+
+
+def measure_together(
+    backbone: Backbone, parts: Sequence[Part], *, batch_sizes: Sequence[int]
+) -> list[list[Measured]]:
+    """What `measure_examples` gives, of several prompts at once.
+
+    Args:
+        batch_sizes: rows of each part in one pass.
+    """
+    losses: list[dict[int, float]] = [{} for _ in parts]
+    predictions: list[dict[int, Prediction]] = [{} for _ in parts]
+    batches = [by_length(p.examples, size) for p, size in zip(parts, batch_sizes, strict=True)]
     with torch.no_grad(), backbone.injected():
-        for indices in by_length(examples, batch_size):
-            chosen = [examples[i] for i in indices]
-            read = run(
-                backbone, [prompt], backbone.pack([e.sequence for e in chosen]), read=task.read
+        for several in zip_longest(*batches, fillvalue=()):
+            taking = [at for at, indices in enumerate(several) if indices]
+            chosen = {at: [parts[at].examples[i] for i in several[at]] for at in taking}
+            some = [replace(parts[at], examples=chosen[at]) for at in taking]
+            for at, read in zip(taking, read_together(backbone, some), strict=True):
+                task, head = parts[at].task, parts[at].head
+                found = task.loss(read, chosen[at], head).float().tolist()
+                losses[at] |= zip(several[at], found, strict=True)
+                if not task.generates:
+                    said = task.predict(read, chosen[at], head)
+                    predictions[at] |= zip(several[at], said, strict=True)
+    for at, (part, size) in enumerate(zip(parts, batch_sizes, strict=True)):
+        if part.task.generates:
+            texts = generate_answers(
+                backbone, part.prompt, part.task, part.examples, batch_size=size
             )
-            losses[indices] = task.loss(read, chosen, head).float().cpu()
-            if not task.generates:
-                predictions |= zip(indices, task.predict(read, chosen, head), strict=True)
-    if task.generates:
-        texts = generate_answers(backbone, prompt, task, examples, batch_size=batch_size)
-        predictions = dict(enumerate(texts))
-    return [Measured(loss, predictions[i]) for i, loss in enumerate(losses.tolist())]
+            predictions[at] = dict(enumerate(texts))
+    return [
+        [Measured(losses[at][i], predictions[at][i]) for i in range(len(part.examples))]
+        for at, part in enumerate(parts)
+    ]
 
 
 def summarize(task: Task, measured: Sequence[Measured], examples: Sequence[Example]) -> Evaluation:

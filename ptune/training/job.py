@@ -4,25 +4,26 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from ptune import metrics
 from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import Rows, labels_of
-from ptune.errors import ConfigError
+from ptune.errors import ConfigError, TrainingError
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task, make_task
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors
-from ptune.training.loop import CHECKPOINT, Loop, make_accelerator
+from ptune.training.learner import CHECKPOINT, Learner
+from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
 from ptune.training.report import Report, Watcher
 from ptune.training.rows import RunRows, Source, Sources, answers_in, read_rows
@@ -83,22 +84,24 @@ def train(
     _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
-    return _train(
-        _with_pooling(recipe, loaded), loaded, data, folder, resume=resume, watcher=watcher
-    )
+    return _train_one(Job(recipe, data, folder, resume, watcher), loaded)
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
     """Train as a recipe says, and write prompt, checkpoints and log to its `output`."""
+    sources = sources_of(recipe)
+    recipe = recipe.resolved()
+    folder = Path(recipe.output)
+    _check_resume(resume, folder)
+    data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
+    return _train_one(Job(recipe, data, folder, resume, watcher), load_backbone(recipe))
+
+
+def sources_of(recipe: Recipe) -> Sources:
+    """Where a recipe has its rows."""
     if recipe.train is None:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
-    sources = Sources(recipe.train, recipe.validation, recipe.test)
-    recipe = recipe.resolved()
-    _check_resume(resume, Path(recipe.output))
-    data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
-    backbone = load_backbone(recipe)
-    recipe = _with_pooling(recipe, backbone)
-    return _train(recipe, backbone, data, Path(recipe.output), resume=resume, watcher=watcher)
+    return Sources(recipe.train, recipe.validation, recipe.test)
 
 
 def _with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
@@ -138,65 +141,137 @@ def load_backbone(recipe: Recipe) -> Backbone:
     )
 
 
-def _train(
-    recipe: Recipe,
-    backbone: Backbone,
-    data: RunRows,
-    output: Path | None,
-    *,
-    resume: bool,
-    watcher: Watcher | None,
-) -> Result:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt to be trained.
+
+    Args:
+        recipe: resolved.
+        output: folder for the prompt, the checkpoints and the log; None keeps nothing on disk.
+        resume: go on from the checkpoint in `output`.
+    """
+
+    recipe: Recipe
+    data: RunRows
+    output: Path | None
+    resume: bool = False
+    watcher: Watcher | None = None
+
+
+def _train_one(job: Job, backbone: Backbone) -> Result:
+    (result,) = train_jobs([job], backbone)
+    if isinstance(result, TrainingError):
+        raise result
+    return result
+
+
+def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | TrainingError]:
+    """Train the prompts of all jobs side by side, each as if alone.
+
+    The jobs agree in task, precision and gradient_checkpointing: there is one pass for all.
+
+    Returns:
+        In the order of the jobs; a job that diverged gives the error that it ended with.
+    Raises:
+        TrainingError: the user stopped the run.
+    """
+    accelerator = make_accelerator(backbone.device)
+    if len(jobs) > 1 and accelerator.num_processes > 1:
+        raise ConfigError(
+            f"{len(jobs)} replicas in {accelerator.num_processes} processes: replicas train side "
+            "by side in one process. Start without accelerate launch, or give each process "
+            "replicas of its own."
+        )
+    jobs = [replace(job, recipe=_with_pooling(job.recipe, backbone)) for job in jobs]
+    made = [_made(job, backbone, accelerator) for job in jobs]
+    learners = [one.learner for one in made]
+    loop = Loop(backbone, learners, accelerator=accelerator)
+    for one in made:
+        if one.job.resume:
+            one.learner.load()
+        one.learner.report.start(one.learner.plan, one.facts, step=one.learner.progress.step)
+    start = time.perf_counter()
+    try:
+        loop.run()
+    finally:
+        for learner in learners:
+            learner.report.close()
+    seconds = time.perf_counter() - start
+    _test(loop, made)
+    results = [one.learner.error or _result(one, backbone, seconds) for one in made]
+    if accelerator.is_main_process:
+        for one, result in zip(made, results, strict=True):
+            if isinstance(result, Result) and one.job.output is not None:
+                result.prompt.save(one.job.output / "prompt")
+    accelerator.wait_for_everyone()
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A job, ready to be trained: its rows are encoded and its prompt stands at its start."""
+
+    job: Job
+    learner: Learner
+    testing: list[Example]
+    facts: dict[str, object]
+    scores: dict[str, dict[str, float]]
+
+
+def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
+    recipe, data, main = job.recipe, job.data, accelerator.is_main_process
     task, prompt = _task_and_prompt(recipe, backbone, data)
     training = task.training_examples(data.train, answers_in(recipe, data.train))
-    validation = _examples(task, data.validation, recipe)
-    testing = _examples(task, data.test, recipe)
-    plan = Plan.make(
-        len(training),
-        rows_per_step=recipe.batch_size * recipe.accumulation,
-        epochs=recipe.epochs or default_epochs(len(training), recipe),
-        max_steps=recipe.max_steps,
-        seed=recipe.seed,
-    )
     autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
-    facts = _facts(recipe, backbone, data, training, _numbers(prompt))
-    accelerator = make_accelerator(backbone.device)
-    main = accelerator.is_main_process
-    report = Report(
-        output if main else None, tracker=recipe.tracker, watcher=watcher if main else None
-    )
-    loop = Loop(
-        backbone,
+    learner = Learner(
         task,
         prompt,
         training=training,
-        validation=validation,
+        validation=_examples(task, data.validation, recipe),
         options=Options.of(recipe, autocast=autocast),
-        plan=plan,
-        output=output,
+        plan=_plan(recipe, len(training)),
+        device=backbone.device,
+        output=job.output,
         identity=_identity(recipe, backbone, data),
-        report=report,
+        report=Report(
+            job.output if main else None,
+            tracker=recipe.tracker,
+            watcher=job.watcher if main else None,
+        ),
         accelerator=accelerator,
     )
-    if resume:
-        loop.load()
-    report.start(plan, facts, step=loop.progress.step)
-    start = time.perf_counter()
-    try:
-        with _own_random_state(backbone.device):
-            loop.run()
-    finally:
-        report.close()
-    seconds = time.perf_counter() - start
-    loop.keep_best()
-    scores = {"validation": loop.progress.best_scores} if validation else {}
-    if testing:
-        scores["test"] = loop.evaluate(testing).scores
-    soft = _soft_prompt(recipe, backbone, task, data.template, loop, scores)
-    if output is not None and main:
-        soft.save(output / "prompt")
-    accelerator.wait_for_everyone()
-    return Result(soft, scores, loop.progress.step, seconds, facts)
+    facts = _facts(recipe, backbone, data, training, _numbers(prompt))
+    return _Made(job, learner, _examples(task, data.test, recipe), facts, {})
+
+
+def _plan(recipe: Recipe, rows: int) -> Plan:
+    return Plan.make(
+        rows,
+        rows_per_step=recipe.batch_size * recipe.accumulation,
+        epochs=recipe.epochs or default_epochs(rows, recipe),
+        max_steps=recipe.max_steps,
+        seed=recipe.seed,
+    )
+
+
+def _test(loop: Loop, made: Sequence[_Made]) -> None:
+    """Put each best prompt back, and score it on the test rows."""
+    for one in made:
+        one.learner.keep_best()
+        if one.learner.validation:
+            one.scores["validation"] = one.learner.progress.best_scores
+    asked = [one for one in made if one.testing and one.learner.error is None]
+    if not asked:
+        return
+    found = loop.measure([(one.learner, one.testing) for one in asked])
+    for one, measured in zip(asked, found, strict=True):
+        with one.learner.guarded():
+            one.scores["test"] = one.learner.evaluation(measured, one.testing).scores
+
+
+def _result(one: _Made, backbone: Backbone, seconds: float) -> Result:
+    soft = _soft_prompt(one, backbone)
+    return Result(soft, one.scores, one.learner.progress.step, seconds, one.facts)
 
 
 def _task_and_prompt(
@@ -211,11 +286,6 @@ def _task_and_prompt(
 
 def _numbers(prompt: TrainablePrompt) -> int:
     return sum(p.numel() for p in prompt.parameters())
-
-
-def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """What is drawn inside leaves the user's random state alone."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def default_epochs(rows: int, recipe: Recipe) -> int:
@@ -288,28 +358,22 @@ def _facts(
     return facts
 
 
-def _soft_prompt(
-    recipe: Recipe,
-    backbone: Backbone,
-    task: Task,
-    template: Template,
-    loop: Loop,
-    scores: dict[str, dict[str, float]],
-) -> SoftPrompt:
-    folded = loop.prompt.fold()
+def _soft_prompt(one: _Made, backbone: Backbone) -> SoftPrompt:
+    recipe, prompt, task = one.job.recipe, one.learner.prompt, one.learner.task
+    folded = prompt.fold()
     return SoftPrompt(
-        template=template.source,
+        template=one.job.data.template.source,
         task=recipe.task,
         slots=0 if folded.vectors is None else len(folded.vectors),
         vectors=None if folded.vectors is None else folded.vectors.cpu(),
         deep={s: type(kv)(kv.keys.cpu(), kv.values.cpu()) for s, kv in folded.deep.items()},
         offset=folded.offset,
-        head=head_tensors(loop.prompt.head),
+        head=head_tensors(prompt.head),
         labels=task.labels,
         verbalizer={k: list(v) for k, v in recipe.verbalizer.items()},
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         settings=recipe.to_dict(),
-        scores=scores,
-        trained_parameters=_numbers(loop.prompt),
+        scores=one.scores,
+        trained_parameters=_numbers(prompt),
     )

@@ -1,18 +1,20 @@
-"""The training loop: one frozen backbone, one small prompt, every step the same few lines.
+"""The training loop: one frozen backbone, one small prompt or several, every step the same lines.
 
-    rows of the step -> pack -> encoders (once) -> run -> loss -> AdamW on the prompt alone
+    each one's rows and prompt -> one pack -> run -> each one's loss -> each one's AdamW
+
+Several learners share the pass and nothing else: every row sees its own prompt, so the gradient of
+the sum of their losses is each one's own gradient. One learner is the case of one. A learner that
+is done, stopped early or diverged leaves the pass, which is then cheaper.
 
 With several processes (`accelerate launch`) each takes its share of every step's rows, and the
 gradient is that of one process up to rounding. Everything random follows from the seed and the
 step, so a run that was stopped anywhere goes on as if it never was.
 """
 
-import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,252 +26,163 @@ from torch import Tensor, nn
 
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TrainingError
-from ptune.evaluation import Evaluation, measure_examples, summarize
-from ptune.run import run
-from ptune.tasks import Example, Task
-from ptune.trainable import TrainablePrompt
-from ptune.training import checkpoint
-from ptune.training.checkpoint import Progress
-from ptune.training.options import Options
-from ptune.training.report import Report
-from ptune.training.schedule import Plan, lr_share
+from ptune.evaluation import Measured, Part, measure_together, read_together
+from ptune.tasks import Example
+from ptune.training.learner import Learner
 
-# Scores of which less is better.
-LESS_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
-# Folder of the checkpoint in the output folder.
-CHECKPOINT = "checkpoint"
+# A learner and rows of its own.
+Share = tuple[Learner, Sequence[Example]]
 
 
 class Step(nn.Module):
-    """The loss of a batch as one module, so that DDP sees the prompt's parameters and no others."""
+    """The losses of a pass as one module: DDP sees the prompts' parameters and no others."""
 
-    def __init__(self, backbone: Backbone, task: Task, prompt: TrainablePrompt) -> None:
+    def __init__(self, backbone: Backbone, learners: Sequence[Learner]) -> None:
         super().__init__()
-        self.prompt = prompt
-        self._frozen = (backbone, task)
+        self.prompts = nn.ModuleList(learner.prompt for learner in learners)
+        self._frozen = (backbone,)
 
-    def forward(self, examples: Sequence[Example]) -> Float[Tensor, " examples"]:
-        """Each example's loss; the encoders run once."""
-        backbone, task = self._frozen
-        batch = backbone.pack([example.sequence for example in examples])
-        read = run(backbone, [self.prompt.tensors()], batch, read=task.read)
-        return task.loss(read, examples, self.prompt.head)
+    def forward(self, shares: Sequence[Share]) -> list[Float[Tensor, " examples"]]:
+        """Of each learner, each example's loss; its encoders run once."""
+        (backbone,) = self._frozen
+        parts = [Part(learner.tensors(), learner.task, rows) for learner, rows in shares]
+        reads = read_together(backbone, parts)
+        return [
+            learner.losses(read, rows) for (learner, rows), read in zip(shares, reads, strict=True)
+        ]
 
 
 class Loop:
-    """A run: the parts, and how far it is.
+    """Learners on a backbone.
 
     Args:
-        identity: what must be equal for a checkpoint to be gone on with.
-        output: folder of the checkpoints and the log; None keeps nothing.
+        learners: their options agree in what the pass has once: autocast, gradient checkpointing.
         accelerator: from `make_accelerator`.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        task: Task,
-        prompt: TrainablePrompt,
+        learners: Sequence[Learner],
         *,
-        training: Sequence[Example],
-        validation: Sequence[Example],
-        options: Options,
-        plan: Plan,
-        output: Path | None,
-        identity: Mapping[str, Any],
-        report: Report,
         accelerator: Accelerator,
     ) -> None:
-        self.backbone, self.task, self.prompt = backbone, task, prompt
-        self.training, self.validation = training, validation
-        self.options, self.plan, self.report = options, plan, report
-        self.folder = None if output is None else output / CHECKPOINT
-        self.identity = identity
-        self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None
-        self.accelerator = accelerator
-        self.optimizer = torch.optim.AdamW(
-            options.groups(prompt), weight_decay=options.weight_decay
-        )
-        prompt.to(backbone.device)
-        self.step_module = self.accelerator.prepare(Step(backbone, task, prompt))
+        self.backbone, self.learners, self.accelerator = backbone, learners, accelerator
+        self.options = learners[0].options
+        self.step_module = self.accelerator.prepare(Step(backbone, learners))
         self._stop = False
-        self._random: Mapping[str, Tensor] | None = None
 
     def run(self) -> None:
         """Train to the end, to the early stop, or to the user's Ctrl-C.
 
+        A learner whose loss is no number any more ends with its `error`; the others go on.
+
         Raises:
-            TrainingError: the loss is no number any more, or the user stopped the run. The last
-                checkpoint stands, and the message says how to go on.
+            TrainingError: the user stopped the run. The last checkpoints stand, and the message
+                says how to go on.
         """
-        torch.manual_seed(self.options.seed)
-        if self._random is None:
-            self._save()  # so that a run can be gone on with from its first step
-        else:
-            _set_random_state(self._random)
+        for learner in self.learners:
+            with learner.guarded():
+                learner.begin()
         self.backbone.gradient_checkpointing = self.options.gradient_checkpointing
-        self.prompt.train()
         try:
             with self.backbone.injected(), self._interruptible():
-                while self.progress.step < self.plan.steps and not self._out_of_patience():
-                    self._advance()
+                while active := [learner for learner in self.learners if not learner.done]:
+                    self._advance(active)
         finally:
             self.backbone.gradient_checkpointing = False
 
-    def keep_best(self) -> None:
-        """Put the best prompt of the run back; the last one where nothing was evaluated."""
-        if self.best is not None:
-            self.prompt.load_state_dict(self.best)
-        self.prompt.eval()
+    def _advance(self, active: Sequence[Learner]) -> None:
+        """One step of each, and what falls due after it."""
+        stop = self._update(active)
+        if due := [learner for learner in active if learner.wants_evaluation]:
+            self._evaluate(due)
+        for learner in active:
+            if learner.wants_checkpoint or (stop and learner.error is None):
+                with learner.guarded():
+                    learner.save()
+        if stop and not all(learner.done for learner in self.learners):
+            raise TrainingError(stopped(self.learners))
 
-    def _advance(self) -> None:
-        """One step, and what falls due after it."""
-        step = self.progress.step
-        share = self._set_lr(step)
-        loss, stop = self._update(self.plan.rows_of(step))
-        self.progress.step = step + 1
-        self.report.step(step + 1, self.plan, loss, share * self.options.lr)
-        last = self.progress.step == self.plan.steps
-        every = self.options.evaluate_every or self.plan.steps_per_epoch
-        due = last or self.progress.step % every == 0
-        if due and self.validation:
-            self._evaluate()
-        if stop or (self.progress.step % (self.options.save_every or every) == 0) or last:
-            self._save()
-        if stop and not last:
-            raise TrainingError(self._stopped())
-
-    def _set_lr(self, step: int) -> float:
-        warmup = math.ceil(self.options.warmup_share * self.plan.steps)
-        share = lr_share(step, self.plan.steps, warmup=warmup, kind=self.options.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["largest_lr"] * share
-        return share
-
-    def _update(self, rows: Sequence[int]) -> tuple[float, bool]:
-        """One optimizer step on the mean loss of these rows.
+    def _update(self, active: Sequence[Learner]) -> bool:
+        """One optimizer step of each learner on the mean loss of its rows.
 
         Returns:
-            That mean, and whether the run is to stop: what one process was asked, all do.
+            Whether the run is to stop: what one process was asked, all do.
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = list(rows[rank::world])
-        # DDP averages over processes: times `world`, over all rows, is the mean over all rows.
-        factor = world / len(rows)
-        parts = [
-            mine[i : i + self.options.batch_size]
-            for i in range(0, len(mine), self.options.batch_size)
+        rows = [learner.rows for learner in active]
+        batches = [
+            _batches(all_rows[rank::world], learner.options.batch_size)
+            for learner, all_rows in zip(active, rows, strict=True)
         ]
-        total = torch.zeros((), device=self.backbone.device)
-        for index, part in enumerate(parts or [[]]):
-            final = index >= len(parts) - 1
+        # DDP averages over processes: times `world`, over all rows, is the mean over all rows.
+        factors = [world / len(all_rows) for all_rows in rows]
+        totals = [torch.zeros((), device=self.backbone.device) for _ in active]
+        passes = max(map(len, batches))
+        for number in range(passes):
+            final = number == passes - 1
+            taking = [at for at, own in enumerate(batches) if number < len(own)]
             with nullcontext() if final else self.accelerator.no_sync(self.step_module):
-                total += self._backward(part, factor)
-        norm = self._clip()
-        told = torch.stack([total, total.new_tensor(float(self._stop))])
-        whole, stop = self.accelerator.reduce(told, "sum").tolist()
-        mean = whole / len(rows)
-        if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise TrainingError(self._diverged(self.progress.step + 1, f"loss {mean:g}"))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return mean, stop > 0
+                sums = self._backward(
+                    [(active[at], batches[at][number], factors[at]) for at in taking]
+                )
+            for at, total in zip(taking, sums, strict=True):
+                totals[at] = totals[at] + total
+        asked = torch.full((), float(self._stop), device=self.backbone.device)
+        whole = self.accelerator.reduce(torch.stack([asked, *totals]), "sum")
+        norms = torch.stack([learner.clip() for learner in active])
+        stop, *told = torch.cat([whole, norms]).tolist()  # the one moment that waits for a GPU
+        for at, learner in enumerate(active):
+            with learner.guarded():
+                learner.advance(told[at] / len(rows[at]), told[len(active) + at])
+        return bool(stop > 0)
 
-    def _backward(self, rows: Sequence[int], factor: float) -> Tensor:
-        """Add the gradient of some rows; a process without rows takes part with weight zero."""
-        weight = factor if rows else 0.0
-        examples = [self.training[row] for row in rows or [0]]
+    def _backward(self, takes: Sequence[tuple[Learner, Sequence[int], float]]) -> list[Tensor]:
+        """Add the gradients of some rows of each learner; return the sums of their losses.
+
+        Args:
+            takes: learner, rows, and the weight of each row's loss. A process without rows takes
+                part with weight zero.
+        """
+        shares = [
+            (learner, [learner.training[row] for row in rows or [0]]) for learner, rows, _ in takes
+        ]
         device = self.backbone.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.options.autocast):
-            losses = self.step_module(examples)
-        self.accelerator.backward(losses.sum() * weight)
-        return losses.detach().sum() if rows else losses.detach().sum() * 0
+            losses = self.step_module(shares)
+        sums = [
+            each.sum() * float(bool(rows)) for each, (_, rows, _) in zip(losses, takes, strict=True)
+        ]
+        weighted = [one * weight for one, (_, _, weight) in zip(sums, takes, strict=True)]
+        self.accelerator.backward(torch.stack(weighted).sum())
+        return [one.detach() for one in sums]
 
-    def _clip(self) -> float:
-        largest = self.options.clip or math.inf
-        parameters = [p for p in self.prompt.parameters() if p.grad is not None]
-        return float(torch.nn.utils.clip_grad_norm_(parameters, largest))
+    def _evaluate(self, due: Sequence[Learner]) -> None:
+        found = self.measure([(learner, learner.validation) for learner in due])
+        for learner, measured in zip(due, found, strict=True):
+            with learner.guarded():
+                learner.judge(learner.evaluation(measured, learner.validation))
 
-    def _evaluate(self) -> None:
-        evaluation = self.evaluate(self.validation)
-        score = evaluation.scores.get(self.options.metric, -evaluation.scores["loss"])
-        signed = -score if self.options.metric in LESS_IS_BETTER else score
-        if self.progress.best is None or signed > self.progress.best:
-            self.progress.best, self.progress.best_step = signed, self.progress.step
-            self.progress.best_scores, self.progress.without_gain = evaluation.scores, 0
-            self.best = {k: v.detach().clone() for k, v in self.prompt.state_dict().items()}
-        else:
-            self.progress.without_gain += 1
-        self.report.evaluation(self.progress.step, self.plan, evaluation.scores)
+    def measure(self, asked: Sequence[Share]) -> list[list[Measured]]:
+        """Loss and prediction of each example with its learner's prompt as it is now, folded.
 
-    def evaluate(self, examples: Sequence[Example]) -> Evaluation:
-        """Scores of the prompt as it is now, folded; rows are shared out among processes.
-
-        Raises:
-            TrainingError: a loss is no number any more.
+        Rows are shared out among processes.
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        training = self.prompt.training
-        self.prompt.eval()
-        mine = measure_examples(
-            self.backbone,
-            self.prompt.fold(),
-            self.task,
-            self.prompt.head,
-            examples[rank::world],
-            batch_size=self.options.evaluation_batch_size,
-        )
-        self.prompt.train(training)
-        gathered = iter(gather_object(mine))  # the rows of process 0, then those of process 1, ...
-        measured = {
-            at: next(gathered)
-            for first in range(world)
-            for at in range(first, len(examples), world)
-        }
-        for one in measured.values():
-            if not math.isfinite(one.loss):
-                raise TrainingError(self._diverged(self.progress.step, f"loss {one.loss:g}"))
-        return summarize(self.task, [measured[at] for at in range(len(examples))], examples)
-
-    def _out_of_patience(self) -> bool:
-        patience = self.options.patience
-        return patience is not None and self.progress.without_gain >= patience
-
-    def _save(self) -> None:
-        if self.folder is None:
-            return
-        if not all(bool(p.isfinite().all()) for p in self.prompt.parameters()):
-            raise TrainingError(self._diverged(self.progress.step, "in the prompt itself"))
-        self.report.flush()  # before the checkpoint: what is logged behind it can be dropped
-        states = gather_object([_random_state()])
-        if self.accelerator.is_main_process:
-            checkpoint.save(
-                self.folder,
-                self.progress,
-                prompt=self.prompt,
-                best=self.best,
-                optimizer=self.optimizer,
-                random={f"{rank}.{k}": v for rank, s in enumerate(states) for k, v in s.items()},
-                identity=self.identity,
-            )
-        self.accelerator.wait_for_everyone()
-
-    def load(self) -> None:
-        """Go on from the last checkpoint when `run` is called.
-
-        Raises:
-            ArtifactError, ConfigError: there is none, or it is damaged or of another run.
-        """
-        assert self.folder is not None
-        loaded = checkpoint.load(
-            self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self.identity
-        )
-        self.progress, self.best = loaded.progress, loaded.best
-        mine = f"{self.accelerator.process_index}."
-        self._random = {
-            k.removeprefix(mine): v for k, v in loaded.random.items() if k.startswith(mine)
-        }
+        modes = [learner.prompt.training for learner, _ in asked]
+        parts = [
+            Part(learner.prompt.eval().fold(), learner.task, rows[rank::world], learner.prompt.head)
+            for learner, rows in asked
+        ]
+        sizes = [learner.options.evaluation_batch_size for learner, _ in asked]
+        mine = measure_together(self.backbone, parts, batch_sizes=sizes)
+        for (learner, _), training in zip(asked, modes, strict=True):
+            learner.prompt.train(training)
+        return [
+            _in_order(gather_object(own), len(rows), world)
+            for own, (_, rows) in zip(mine, asked, strict=True)
+        ]
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -290,22 +203,32 @@ class Loop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stopped(self) -> str:
-        kept = "Nothing was kept: the run has no output folder."
-        if self.folder is not None:
-            kept = (
-                f"The state is in {self.folder}; run the same command with --resume to go on "
-                "(in Python: resume=True)."
-            )
-        return f"Stopped at step {self.progress.step} of {self.plan.steps}. {kept}"
 
-    def _diverged(self, step: int, found: str) -> str:
-        kept = "" if self.folder is None else f" The last good state is in {self.folder}."
-        return (
-            f"Training diverged: the loss or its gradient is no longer a number ({found}) at "
-            f"step {step} of {self.plan.steps}.{kept} Try a smaller lr "
-            f"(now {self.options.lr:g}), a longer warmup_share, or precision=fp32."
+def _batches(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Rows in batches; without rows one empty batch, so that the process takes part."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)] or [[]]
+
+
+def _in_order(gathered: Sequence[Measured], count: int, world: int) -> list[Measured]:
+    """The examples' order from that of the processes: first those of process 0, then of 1, ..."""
+    places = [at for first in range(world) for at in range(first, count, world)]
+    measured = dict(zip(places, gathered, strict=True))
+    return [measured[at] for at in range(count)]
+
+
+def stopped(learners: Sequence[Learner]) -> str:
+    """What to say when the user stops a run."""
+    if len(learners) == 1:
+        return learners[0].stopped()
+    done = sum(learner.done for learner in learners)
+    kept = "Nothing was kept: the run has no output folder."
+    folders = [learner.folder for learner in learners if learner.folder is not None]
+    if folders:
+        kept = (
+            f"Their states are in {folders[0].parent.parent}; run the same command with --resume "
+            "to go on (in Python: resume=True)."
         )
+    return f"Stopped with {done} of {len(learners)} replicas done. {kept}"
 
 
 def make_accelerator(device: torch.device) -> Accelerator:
@@ -322,18 +245,3 @@ def make_accelerator(device: torch.device) -> Accelerator:
             "Launch with --mixed_precision no, and set precision: bf16 in the recipe."
         )
     return accelerator
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    if "cpu" not in state:  # more processes than there were: this one is new
-        return
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -15,7 +15,7 @@ from tiny_runs import (
 
 from ptune.errors import ConfigError, TrainingError
 from ptune.training import loop
-from ptune.training.loop import Loop
+from ptune.training.learner import Learner
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,14 @@ def refused(kind, message, call):
 
 def broken_at(monkeypatch, step, value):
     """The loss of one step is spoilt."""
-    forward, calls = loop.Step.forward, []
+    losses, calls = Learner.losses, []
 
-    def spoilt(self, examples):
+    def spoilt(self, read, examples):
         calls.append(1)
-        found = forward(self, examples)
+        found = losses(self, read, examples)
         return value(self, found) if len(calls) == step else found
 
-    monkeypatch.setattr(loop.Step, "forward", spoilt)
+    monkeypatch.setattr(Learner, "losses", spoilt)
 
 
 def diverged(found, output):
@@ -60,9 +60,9 @@ def test_a_number_that_is_none_stops_the_run_and_the_last_good_state_goes_on(
     watcher = Watcher()
     whole = train(backbone, TABLE, output=tmp_path / "whole", watcher=watcher)
     spoil = {
-        "loss": lambda step, losses: losses * float("nan"),
+        "loss": lambda learner, losses: losses * float("nan"),
         # finite itself, but its derivative at 0 is not
-        "gradient": lambda step, losses: losses + (step.prompt.shallow.weight.sum() * 0).sqrt(),
+        "gradient": lambda one, losses: losses + (one.prompt.shallow.weight.sum() * 0).sqrt(),
     }
     with monkeypatch.context() as patch:
         broken_at(patch, 4, spoil[what])
@@ -78,14 +78,14 @@ def test_a_number_that_is_none_stops_the_run_and_the_last_good_state_goes_on(
 def test_a_validation_loss_that_is_none_stops_the_run_before_its_checkpoint(
     tmp_path, backbone, monkeypatch
 ):
-    measure, calls = loop.measure_examples, []
+    measure, calls = loop.measure_together, []
 
     def spoilt(*args, **settings):
         calls.append(1)
-        found = measure(*args, **settings)
-        return [type(m)(math.inf, m.prediction) for m in found] if len(calls) == 2 else found
+        (found,) = measure(*args, **settings)
+        return [[type(m)(math.inf, m.prediction) for m in found] if len(calls) == 2 else found]
 
-    monkeypatch.setattr(loop, "measure_examples", spoilt)
+    monkeypatch.setattr(loop, "measure_together", spoilt)
     refused(
         TrainingError,
         diverged("loss inf", tmp_path),
@@ -101,11 +101,11 @@ def test_a_prompt_with_a_number_that_is_none_never_becomes_a_checkpoint(
     def spoil(step):
         if step == 4:
             with torch.no_grad():
-                loops[0].prompt.shallow.weight[0, 0] = math.nan
+                learners[0].prompt.shallow.weight[0, 0] = math.nan
 
-    loops = []
-    advance = Loop._advance
-    monkeypatch.setattr(Loop, "_advance", lambda self: (loops.append(self), advance(self))[1])
+    learners = []
+    begin = Learner.begin
+    monkeypatch.setattr(Learner, "begin", lambda self: (learners.append(self), begin(self))[1])
     settings = TABLE | {"validation_share": 0.2, "evaluate_every": 6, "save_every": 1}
     refused(
         TrainingError,
@@ -169,7 +169,7 @@ def test_in_a_thread_signals_are_left_to_the_program(backbone):
 
 
 def test_after_an_error_the_backbone_is_as_before(backbone, monkeypatch):
-    broken_at(monkeypatch, 2, lambda step, losses: losses * math.nan)
+    broken_at(monkeypatch, 2, lambda learner, losses: losses * math.nan)
     with pytest.raises(TrainingError):
         train(backbone, TABLE | {"gradient_checkpointing": True})
     assert not backbone.gradient_checkpointing

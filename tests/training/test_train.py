@@ -27,8 +27,8 @@ from ptune.inject import Words, session
 from ptune.prompt import SoftPrompt
 from ptune.run import run
 from ptune.tasks import Prediction
-from ptune.training import loop
-from ptune.training.loop import Loop
+from ptune.training import learner
+from ptune.training.learner import Learner
 
 FREE = {"schedule": "constant", "warmup_share": 0.0}
 
@@ -75,22 +75,22 @@ def states_of(read):
 def test_the_prompt_that_comes_back_gives_bit_for_bit_what_was_trained(
     tmp_path, backbone, kind, monkeypatch
 ):
-    loops = []
-    made = Loop.__init__
+    learners = []
+    made = Learner.__init__
     monkeypatch.setattr(
-        Loop, "__init__", lambda self, *a, **k: (loops.append(self), made(self, *a, **k))[1]
+        Learner, "__init__", lambda self, *a, **k: (learners.append(self), made(self, *a, **k))[1]
     )
     result = train(backbone, KINDS[kind], output=tmp_path)
-    task = loops[0].task
+    task = learners[0].task
     examples = task.examples(ROWS)
     batch = backbone.pack([e.sequence for e in examples])
-    loops[0].prompt.eval()
+    learners[0].prompt.eval()
     with torch.no_grad():
-        unfolded = run(backbone, [loops[0].prompt.tensors()], batch, read=task.read)
+        unfolded = run(backbone, [learners[0].prompt.tensors()], batch, read=task.read)
         for soft in (result.prompt, SoftPrompt.load(tmp_path / "prompt")):
             folded = run(backbone, [soft.tensors()], batch, read=task.read)
             assert torch.equal(states_of(folded), states_of(unfolded))
-        expected = task.predict(unfolded, examples, loops[0].prompt.head)
+        expected = task.predict(unfolded, examples, learners[0].prompt.head)
     said = predict(backbone, SoftPrompt.load(tmp_path / "prompt"), ROWS, batch_size=len(ROWS))
     # `predict` puts rows of like length together: the same numbers in another order of sums.
     for one, other in zip(said, expected, strict=True):
@@ -218,12 +218,12 @@ def test_a_backbone_held_in_bfloat16_trains(kind):
 def scripted(monkeypatch, accuracies):
     scores = iter(accuracies)
 
-    def evaluate(self, examples):
+    def evaluation(self, measured, examples):
         accuracy = next(scores)
         said = [Prediction("complaint")] * len(examples)
         return Evaluation({"accuracy": accuracy, "loss": 1 - accuracy, "perplexity": 1.0}, said)
 
-    monkeypatch.setattr(Loop, "evaluate", evaluate)
+    monkeypatch.setattr(Learner, "evaluation", evaluation)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
@@ -262,9 +262,9 @@ def test_without_validation_rows_the_last_prompt_comes_back(backbone):
 
 def test_evaluations_and_checkpoints_come_when_they_are_asked_for(tmp_path, backbone, monkeypatch):
     saved = []
-    save = loop.checkpoint.save
+    save = learner.checkpoint.save
     monkeypatch.setattr(
-        loop.checkpoint,
+        learner.checkpoint,
         "save",
         lambda f, progress, **k: (saved.append(progress.step), save(f, progress, **k)),
     )

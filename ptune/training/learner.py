@@ -1,0 +1,297 @@
+"""One prompt while it is trained: what it has of its own, whoever trains beside it.
+
+    prompt, optimizer, order of the rows, step sizes, best so far, random numbers, checkpoint, log
+
+    learner.tensors()              the encoders, once a step
+    learner.losses(read, rows)     what its own rows cost
+    learner.advance(loss, norm)    its own step, after its own clipping
+
+It never runs the backbone: `loop.py` does, for one learner or for many in the same pass.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from jaxtyping import Float
+from torch import Tensor
+
+from ptune.batch import PromptTensors
+from ptune.errors import TrainingError
+from ptune.evaluation import Evaluation, Measured, summarize
+from ptune.run import Read
+from ptune.tasks import Example, Task
+from ptune.trainable import TrainablePrompt
+from ptune.training import checkpoint
+from ptune.training.checkpoint import Progress
+from ptune.training.options import Options
+from ptune.training.report import Report
+from ptune.training.schedule import Plan, lr_share
+
+# Scores of which less is better.
+LESS_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
+# Folder of the checkpoint in the output folder.
+CHECKPOINT = "checkpoint"
+
+
+class Learner:
+    """A prompt, how it is trained, and how far it is.
+
+    Args:
+        device: of the backbone.
+        output: folder of the checkpoints and the log; None keeps nothing.
+        identity: what must be equal for a checkpoint to be gone on with.
+        accelerator: from `make_accelerator`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        prompt: TrainablePrompt,
+        *,
+        training: Sequence[Example],
+        validation: Sequence[Example],
+        options: Options,
+        plan: Plan,
+        device: torch.device,
+        output: Path | None,
+        identity: Mapping[str, Any],
+        report: Report,
+        accelerator: Accelerator,
+    ) -> None:
+        self.task, self.prompt = task, prompt
+        self.training, self.validation = training, validation
+        self.options, self.plan, self.report = options, plan, report
+        self.folder = None if output is None else output / CHECKPOINT
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.error: TrainingError | None = None
+        self.optimizer = torch.optim.AdamW(
+            options.groups(prompt), weight_decay=options.weight_decay
+        )
+        self._identity, self._accelerator, self._device = identity, accelerator, device
+        self._random = _seeded(options.seed, device)
+        self._resumed = False
+        prompt.to(device)
+
+    # ------------------------------------------------------------------------------- a step
+
+    @property
+    def done(self) -> bool:
+        """Whether it takes no further step: the last one, no patience left, or an error."""
+        patience = self.options.patience
+        tired = patience is not None and self.progress.without_gain >= patience
+        return self._last or tired or self.error is not None
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of the next step."""
+        return self.plan.rows_of(self.progress.step)
+
+    def tensors(self) -> PromptTensors:
+        """Run the encoders, with random numbers of this learner's own."""
+        with self._drawing():
+            return self.prompt.tensors()
+
+    def losses(self, read: Read, examples: Sequence[Example]) -> Float[Tensor, " examples"]:
+        """The loss of each example from what the backbone said at its reads."""
+        with self._drawing():
+            return self.task.loss(read, examples, self.prompt.head)
+
+    def clip(self) -> Float[Tensor, ""]:
+        """Scale this learner's gradient down where it is too long; return how long it was."""
+        largest = self.options.clip or math.inf
+        parameters = [p for p in self.prompt.parameters() if p.grad is not None]
+        return torch.nn.utils.clip_grad_norm_(parameters, largest)
+
+    def advance(self, loss: float, norm: float) -> None:
+        """Take the step that the gradient says.
+
+        Args:
+            loss: mean over the rows of the step.
+            norm: of the gradient before it was clipped.
+        Raises:
+            TrainingError: one of them is no number any more; no step is taken.
+        """
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(self._diverged(self.progress.step + 1, f"loss {loss:g}"))
+        share = self._set_lr()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.report.step(self.progress.step, self.plan, loss, share * self.options.lr)
+
+    def _set_lr(self) -> float:
+        steps = self.plan.steps
+        warmup = math.ceil(self.options.warmup_share * steps)
+        share = lr_share(self.progress.step, steps, warmup=warmup, kind=self.options.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["largest_lr"] * share
+        return share
+
+    # ------------------------------------------------------------------------------- what falls due
+
+    @property
+    def _last(self) -> bool:
+        return self.progress.step >= self.plan.steps
+
+    @property
+    def _every(self) -> int:
+        return self.options.evaluate_every or self.plan.steps_per_epoch
+
+    @property
+    def wants_evaluation(self) -> bool:
+        """Whether the validation rows are to be scored after the step just taken."""
+        due = self._last or self.progress.step % self._every == 0
+        return due and bool(self.validation) and self.error is None
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether a checkpoint is to be written after the step just taken."""
+        due = self.done or self.progress.step % (self.options.save_every or self._every) == 0
+        return due and self.error is None
+
+    def evaluation(self, measured: Sequence[Measured], examples: Sequence[Example]) -> Evaluation:
+        """Scores of the prompt as it is now, from what was measured of each example.
+
+        Raises:
+            TrainingError: a loss is no number any more.
+        """
+        for one in measured:
+            if not math.isfinite(one.loss):
+                raise TrainingError(self._diverged(self.progress.step, f"loss {one.loss:g}"))
+        return summarize(self.task, measured, examples)
+
+    def judge(self, evaluation: Evaluation) -> None:
+        """Keep the prompt where its validation score is the best so far."""
+        score = evaluation.scores.get(self.options.metric, -evaluation.scores["loss"])
+        signed = -score if self.options.metric in LESS_IS_BETTER else score
+        if self.progress.best is None or signed > self.progress.best:
+            self.progress.best, self.progress.best_step = signed, self.progress.step
+            self.progress.best_scores, self.progress.without_gain = evaluation.scores, 0
+            self.best = {k: v.detach().clone() for k, v in self.prompt.state_dict().items()}
+        else:
+            self.progress.without_gain += 1
+        self.report.evaluation(self.progress.step, self.plan, evaluation.scores)
+
+    def keep_best(self) -> None:
+        """Put the best prompt of the run back; the last one where nothing was evaluated."""
+        if self.best is not None:
+            self.prompt.load_state_dict(self.best)
+        self.prompt.eval()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What goes wrong inside ends this learner, and no other one."""
+        try:
+            yield
+        except TrainingError as error:
+            self.error = error
+
+    # ------------------------------------------------------------------------------- checkpoints
+
+    def begin(self) -> None:
+        """Get ready for the first step, and write it down, so that it can be gone on from."""
+        self.prompt.train()
+        if not self._resumed:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, where there is a folder.
+
+        Raises:
+            TrainingError: the prompt holds a number that is none; the checkpoint before stands.
+        """
+        if self.folder is None:
+            return
+        if not all(bool(p.isfinite().all()) for p in self.prompt.parameters()):
+            raise TrainingError(self._diverged(self.progress.step, "in the prompt itself"))
+        self.report.flush()  # before the checkpoint: what is logged behind it can be dropped
+        states = gather_object([self._random])
+        if self._accelerator.is_main_process:
+            checkpoint.save(
+                self.folder,
+                self.progress,
+                prompt=self.prompt,
+                best=self.best,
+                optimizer=self.optimizer,
+                random={f"{rank}.{k}": v for rank, s in enumerate(states) for k, v in s.items()},
+                identity=self._identity,
+            )
+        self._accelerator.wait_for_everyone()
+
+    def load(self) -> None:
+        """Go on from the last checkpoint.
+
+        Raises:
+            ArtifactError, ConfigError: there is none, or it is damaged or of another run.
+        """
+        assert self.folder is not None
+        loaded = checkpoint.load(
+            self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self._identity
+        )
+        self.progress, self.best = loaded.progress, loaded.best
+        mine = f"{self._accelerator.process_index}."
+        # Where there are more processes than there were, the new ones begin as the seed says.
+        self._random |= {
+            k.removeprefix(mine): v for k, v in loaded.random.items() if k.startswith(mine)
+        }
+        self._resumed = True
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """What is drawn inside follows from this learner's seed and its own steps alone."""
+        with _own_random_state(self._device):
+            _set_random_state(self._random, self._device)
+            yield
+            self._random = _random_state(self._device)
+
+    def stopped(self) -> str:
+        """What to say when the user stops the run."""
+        kept = "Nothing was kept: the run has no output folder."
+        if self.folder is not None:
+            kept = (
+                f"The state is in {self.folder}; run the same command with --resume to go on "
+                "(in Python: resume=True)."
+            )
+        return f"Stopped at step {self.progress.step} of {self.plan.steps}. {kept}"
+
+    def _diverged(self, step: int, found: str) -> str:
+        kept = "" if self.folder is None else f" The last good state is in {self.folder}."
+        return (
+            f"Training diverged: the loss or its gradient is no longer a number ({found}) at "
+            f"step {step} of {self.plan.steps}.{kept} Try a smaller lr "
+            f"(now {self.options.lr:g}), a longer warmup_share, or precision=fp32."
+        )
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """What is drawn inside leaves the random state outside alone."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _seeded(seed: int, device: torch.device) -> dict[str, Tensor]:
+    with _own_random_state(device):
+        torch.manual_seed(seed)
+        return _random_state(device)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
