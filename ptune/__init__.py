@@ -31,6 +31,7 @@ _HOMES = {
     "evaluate": "ptune.api",
     "predict": "ptune.api",
     "train": "ptune.training",
+    "train_replicas": "ptune.training",
 }
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate",
     "predict",
     "train",
+    "train_replicas",
 ]
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from ptune.trainable import TrainablePrompt as TrainablePrompt
     from ptune.training import Result as Result
     from ptune.training import train as train
+    from ptune.training import train_replicas as train_replicas
 
 
 def __getattr__(name: str) -> object:

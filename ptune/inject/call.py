@@ -21,6 +21,7 @@ class Bank:
     """The keys and values of all prompts at one site, one after the other.
 
     Args:
+        keys, values: of the prompts, and one line of zeros that padding points at.
         at: for each prompt, where its keys stand in the bank (padded).
         real: False at that padding.
         place: position of each key relative to the first token of its sequence: `-length .. -1`.
@@ -105,15 +106,21 @@ def _bank(deep: Sequence[KeysValues | None], dtype: torch.dtype, device: torch.d
     steps = torch.arange(max(lengths))
     length = torch.tensor(lengths)[:, None]
     real = steps < length
-    at = torch.where(real, starts[:, None] + steps, 0)
+    # Padding points at zeros behind the last prompt: even where it is masked, a number of another
+    # prompt that overflows would spoil the row (0 x infinity).
+    at = torch.where(real, starts[:, None] + steps, sum(lengths))
     return Bank(
-        keys=torch.cat([kv.keys for kv in present]).to(device, dtype),
-        values=torch.cat([kv.values for kv in present]).to(device, dtype),
+        keys=_ending_in_zeros([kv.keys for kv in present]).to(device, dtype),
+        values=_ending_in_zeros([kv.values for kv in present]).to(device, dtype),
         at=at.to(device),
         real=real.to(device),
         place=(steps - length).to(device),
         lengths=lengths,
     )
+
+
+def _ending_in_zeros(tables: Sequence[Tensor]) -> Float[Tensor, "bank kv_heads head_dim"]:
+    return torch.cat([*tables, torch.zeros_like(tables[0][:1])])
 
 
 def see(group: Group, bank: Bank | None, causal: bool, window: int | None) -> Seen:
