@@ -93,17 +93,25 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Train these seeds side by side, e.g. 0-7 or 0,3,5."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one prompt and write it, its checkpoints and its log to the recipe's output folder.
 
-    The backbone stays frozen; the result is a file of a few kilobytes.
+    The backbone stays frozen; the result is a file of a few kilobytes. With --seeds, each seed has
+    a folder in the output folder, and the mean and spread of the scores are shown.
 
     Example: ptune train recipes/twitter_complaints.yaml lr=0.1 output=runs/complaints
     """
     from ptune.config import Recipe
 
     chosen = Recipe.load(recipe, overrides or [])  # mistakes first, before torch is imported
+    if seeds is not None:
+        _train_seeds(chosen, seeds, resume=resume, as_json=as_json)
+        return
     from ptune.display import show_result, watching
     from ptune.training import train_recipe
 
@@ -115,6 +123,26 @@ def train(
         _print_json({"output": chosen.output, "steps": result.steps, "scores": result.scores})
     else:
         show_result(result, Path(chosen.output))
+
+
+def _train_seeds(recipe: Any, text: str, *, resume: bool, as_json: bool) -> None:
+    from ptune.config import seeds_of
+
+    seeds = seeds_of(text)
+    from ptune.display import show_replicas, watching_all
+    from ptune.training.replicas import replicas_summary, seed_names, train_seeds
+
+    names = seed_names(seeds)
+    with watching_all(names, silent=as_json) as watchers:
+        results = train_seeds(recipe, seeds, resume=resume, watchers=watchers)
+    if as_json:
+        summary = replicas_summary(names, results)
+        _print_json({"output": recipe.output, **summary})
+    else:
+        show_replicas(names, results, Path(recipe.output))
+    errors = [result for result in results if isinstance(result, PtuneError)]
+    if len(errors) == len(results):
+        raise errors[0]
 
 
 @app.command()

@@ -19,11 +19,12 @@ from rich.progress import (
 from rich.table import Table
 
 from ptune.config import SettingRow
-from ptune.errors import ArtifactError
+from ptune.errors import ArtifactError, TrainingError
 from ptune.prompt import SoftPrompt, nearest_tokens
 from ptune.showcase import Outcome
 from ptune.tasks import Prediction
 from ptune.training import Result
+from ptune.training.replicas import spread
 from ptune.training.schedule import Plan
 
 # Scores that are shares of 1 and are shown in percent.
@@ -32,19 +33,25 @@ console = Console()
 
 
 class ProgressBar:
-    """Watches a run: loss, last score and remaining time."""
+    """Watches a run: loss, last score and remaining time.
 
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
+    Args:
+        bar: where it is shown; several runs may share it, a line each.
+        name: what stands in front.
+        tells: whether it says first what is trained on.
+    """
+
+    def __init__(self, bar: Progress, name: str = "training", *, tells: bool = True) -> None:
+        self._bar, self._name, self._tells = bar, name, tells
         self._task: TaskID | None = None
         self._scores = ""
 
     def on_start(self, plan: Plan, facts: Mapping[str, object]) -> None:
         """Say what is trained on. The bar appears now: an error before leaves no trace of it."""
         self._bar.start()
-        for line in fact_lines(facts):
+        for line in fact_lines(facts) if self._tells else []:
             self._bar.console.print(line, highlight=False, markup=False)
-        self._task = self._bar.add_task("training", total=plan.steps, loss="", score="")
+        self._task = self._bar.add_task(self._name, total=plan.steps, loss="", score="")
 
     def on_step(self, step: int, plan: Plan, loss: float) -> None:
         """Move the bar."""
@@ -79,6 +86,15 @@ def _number(value: object) -> float:
 @contextmanager
 def watching(*, silent: bool = False) -> Iterator[ProgressBar | None]:
     """Show a progress bar on standard error for the time of a run."""
+    with watching_all(["training"], silent=silent) as bars:
+        yield None if bars is None else bars[0]
+
+
+@contextmanager
+def watching_all(
+    names: Sequence[str], *, silent: bool = False
+) -> Iterator[list[ProgressBar] | None]:
+    """Show a progress bar for each of several runs; the first says what is trained on."""
     if silent:
         yield None
         return
@@ -91,7 +107,7 @@ def watching(*, silent: bool = False) -> Iterator[ProgressBar | None]:
     )
     bar = Progress(*columns, console=Console(stderr=True))
     try:
-        yield ProgressBar(bar)
+        yield [ProgressBar(bar, name, tells=at == 0) for at, name in enumerate(names)]
     finally:
         if bar.live.is_started:
             bar.stop()
@@ -109,6 +125,33 @@ def show_result(result: Result, output: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def show_replicas(
+    names: Sequence[str], results: Sequence[Result | TrainingError], output: Path
+) -> None:
+    """A table a split: a line a replica, and the mean of all with its deviation."""
+    trained = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Result)}
+    for split, row in spread(results).items():
+        table = Table(split, *row)
+        for name, one in trained.items():
+            scores = one.scores[split]
+            table.add_row(name, *(_score(score, scores[score]) for score in row))
+        table.add_section()
+        for word in ("mean", "deviation"):
+            table.add_row(word, *(_score(score, both[word]) for score, both in row.items()))
+        console.print(table)
+    for name, result in zip(names, results, strict=True):
+        if isinstance(result, TrainingError):
+            console.print(f"{name}: {result}", highlight=False, markup=False, soft_wrap=True)
+    if trained:
+        seconds = max(result.seconds for result in trained.values())  # equal: those of all
+        console.print(
+            f"Trained side by side in {seconds:.1f} s. The prompts are in {output}/*/prompt.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:

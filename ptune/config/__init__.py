@@ -8,6 +8,7 @@
 Knows no torch, no model and no data: `ptune --help` starts without them.
 """
 
+from ptune.config.reading import seeds_of
 from ptune.config.recipe import (
     BY_METHOD,
     HEAD_LR,
@@ -26,5 +27,6 @@ __all__ = [
     "MethodDefaults",
     "Recipe",
     "SettingRow",
+    "seeds_of",
     "settings_table",
 ]

@@ -7,6 +7,7 @@ Only null is special; every other plain word stays text, and the setting decides
 YAML 1.1 would make `no` false and leave `1e-3` a text. Knows no setting by name but their kinds.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,27 @@ def override(text: str, structured: Mapping[str, bool]) -> tuple[str, Any]:
     if structured.get(key) and value.lstrip()[:1] in ("[", "{"):
         return key, _parse(value, f"{key}={value}")
     return key, None if value in _NULLS else value
+
+
+def seeds_of(text: str) -> list[int]:
+    """Read seeds: numbers and ranges.
+
+    >>> seeds_of("0-3"), seeds_of("7"), seeds_of("0,5-6")
+    ([0, 1, 2, 3], [7], [0, 5, 6])
+
+    Raises:
+        ConfigError: it is something else, or names a seed twice.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        seeds = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not seeds or set(seeds) & set(found):
+            raise ConfigError(
+                f"--seeds {text}: give different seeds, as numbers and ranges, e.g. 0-7 or 0,3,5."
+            )
+        found += seeds
+    return found
 
 
 def _parse(text: str, where: str) -> object:

@@ -190,6 +190,19 @@ def _check_resume(resume: bool, output: str | Path | None, folders: Sequence[Pat
         )
 
 
+def replicas_summary(
+    names: Sequence[str], results: Sequence[Result | TrainingError]
+) -> dict[str, Any]:
+    """What a script wants to know: each replica's steps and scores or its error, and the spread."""
+    each = {
+        name: {"error": str(result)}
+        if isinstance(result, TrainingError)
+        else {"steps": result.steps, "scores": result.scores}
+        for name, result in zip(names, results, strict=True)
+    }
+    return {"replicas": each, "scores": spread(results)}
+
+
 def spread(results: Sequence[Result | TrainingError]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean and sample standard deviation of each score over the replicas that were trained.
 

@@ -1,6 +1,7 @@
 import json
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from tiny_runs import TEMPLATE, TEXTS, log_of
 
 from ptune.config import Recipe
+from ptune.training.learner import Learner
 
 PLACE = Path(__file__).parents[2]
 
@@ -45,7 +47,9 @@ Usage: ptune train [OPTIONS] {RECIPE} [KEY=VALUE]...
   Train one prompt and write it, its checkpoints and its log to the recipe's
   output folder.
 
-  The backbone stays frozen; the result is a file of a few kilobytes.
+  The backbone stays frozen; the result is a file of a few kilobytes. With
+  --seeds, each seed has a folder in the output folder, and the mean and
+  spread of the scores are shown.
 
   Example: ptune train recipes/twitter_complaints.yaml lr=0.1
   output=runs/complaints
@@ -56,9 +60,10 @@ Arguments:
   KEY=VALUE <list[str]>  Settings to change.
 
 Options:
-  --resume  Go on from the checkpoint in the output folder.
-  --json    Print JSON for a script.
-  --help    Show this message and exit.
+  --resume        Go on from the checkpoint in the output folder.
+  --seeds <text>  Train these seeds side by side, e.g. 0-7 or 0,3,5.
+  --json          Print JSON for a script.
+  --help          Show this message and exit.
 """
 
 
@@ -117,6 +122,60 @@ def test_train_says_it_in_json_for_a_script(place, ptune, tmp_path):
     assert (code, err) == (0, "")
     assert (said["output"], said["steps"]) == (f"{tmp_path}/run", 4)
     assert set(said["scores"]) == {"validation", "test"}
+
+
+def test_seeds_are_trained_side_by_side_and_their_spread_is_shown(place, ptune, tmp_path):
+    command = ("train", place / "recipe.yaml", f"output={tmp_path}/runs", "epochs=1")
+    code, out, err = ptune(*command, "--seeds", "0,2")
+    assert code == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["seed-0", "seed-2"]
+    for word in ("validation", "test", "seed-0", "seed-2", "mean", "deviation"):
+        assert word in out
+    assert out.count("accuracy") == 2
+    assert "Trained side by side in " in out
+    assert f"The prompts are in {tmp_path}/runs/*/prompt." in out
+    assert err.count("8 rows to train on") == 1
+    assert err.count("2/2 loss ") == 2
+
+    code, out, err = ptune(*command, "--seeds", "0-2", "--resume", "--json")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert said["output"] == f"{tmp_path}/runs"
+    assert list(said["replicas"]) == ["seed-0", "seed-1", "seed-2"]
+    losses = [one["scores"]["test"]["loss"] for one in said["replicas"].values()]
+    spread = said["scores"]["test"]["loss"]
+    assert spread["mean"] == pytest.approx(statistics.fmean(losses))
+    assert spread["deviation"] == pytest.approx(statistics.stdev(losses))
+
+    _, out, _ = ptune("train", place / "recipe.yaml", f"output={tmp_path}/one", "epochs=1",
+                      "seed=2", "--json")  # fmt: skip
+    alone = json.loads(out)["scores"]["test"]
+    assert said["replicas"]["seed-2"]["scores"]["test"] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_seed_that_diverges_is_told_and_where_all_do_the_command_fails(
+    place, ptune, tmp_path, monkeypatch
+):
+    losses, broken = Learner.losses, {1}
+
+    def spoilt(self, read, examples):
+        found = losses(self, read, examples)
+        return found * float("nan") if self.options.seed in broken else found
+
+    monkeypatch.setattr(Learner, "losses", spoilt)
+    command = ("train", place / "recipe.yaml", f"output={tmp_path}", "epochs=1", "--seeds", "0-1")
+    code, out, _ = ptune(*command)
+    assert code == 0
+    assert "seed-1: Training diverged: " in out
+    assert "Trained side by side" in out
+    code, out, err = ptune(*command, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["replicas"]["seed-1"]["error"].startswith("Training diverged: ")
+    broken.add(0)
+    code, out, err = ptune(*command, "--json")
+    assert code == 1
+    assert err.startswith("ptune: Training diverged: ")
+    assert json.loads(out)["scores"] == {}
 
 
 def test_a_stopped_run_goes_on_with_resume(place, ptune, tmp_path):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ptune.config import Recipe
+from ptune.config import Recipe, seeds_of
 from ptune.errors import ConfigError
 
 
@@ -190,3 +190,16 @@ def test_a_key_that_is_no_text_is_refused(recipe: Path):
     )
     recipe.write_text(BASE + "~: 3\n")
     assert refusal(recipe) == "recipe.yaml: unknown key None. `ptune settings` lists all keys."
+
+
+def test_seeds_are_numbers_and_ranges():
+    assert seeds_of("0-2, 7,9-9") == [0, 1, 2, 7, 9]
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0-2,1", "1,,2", "-1", "0-"])
+def test_other_seeds_are_refused(text: str):
+    with pytest.raises(ConfigError) as caught:
+        seeds_of(text)
+    assert str(caught.value) == (
+        f"--seeds {text}: give different seeds, as numbers and ranges, e.g. 0-7 or 0,3,5."
+    )
