@@ -9,7 +9,7 @@ and early stop are its own. What they share is the pass, which pays where the st
 alone keep the machine waiting: few rows a step, and short ones.
 """
 
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -206,7 +206,7 @@ def replicas_summary(
 def spread(results: Sequence[Result | TrainingError]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean and sample standard deviation of each score over the replicas that were trained.
 
-    Of a single one the deviation is 0.
+    Of a single one the deviation is 0; of scores that are undefined (nan) both are.
     """
     scores = [result.scores for result in results if isinstance(result, Result)]
     splits = dict.fromkeys(split for one in scores for split in one)
@@ -214,12 +214,12 @@ def spread(results: Sequence[Result | TrainingError]) -> dict[str, dict[str, dic
 
 
 def _spread_of(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    names = [name for name in rows[0] if all(name in row for row in rows)]
-    columns = {name: [row[name] for row in rows] for name in names}
-    return {
-        name: {
-            "mean": statistics.fmean(column),
-            "deviation": statistics.stdev(column) if len(column) > 1 else 0.0,
-        }
-        for name, column in columns.items()
-    }
+    found = {}
+    for name in rows[0]:
+        column = [row[name] for row in rows]
+        # By hand: `statistics.stdev` fails on a score that is undefined (nan).
+        mean = math.fsum(column) / len(column)
+        squares = math.fsum((score - mean) ** 2 for score in column)
+        deviation = math.sqrt(squares / (len(column) - 1)) if len(column) > 1 else 0.0
+        found[name] = {"mean": mean, "deviation": deviation}
+    return found

@@ -60,10 +60,10 @@ Arguments:
   KEY=VALUE <list[str]>  Settings to change.
 
 Options:
-  --resume        Go on from the checkpoint in the output folder.
-  --seeds <text>  Train these seeds side by side, e.g. 0-7 or 0,3,5.
-  --json          Print JSON for a script.
-  --help          Show this message and exit.
+  --resume       Go on from the checkpoint in the output folder.
+  --seeds <str>  Train these seeds side by side, e.g. 0-7 or 0,3,5.
+  --json         Print JSON for a script.
+  --help         Show this message and exit.
 """
 
 

@@ -5,8 +5,10 @@ stand beside. AdamW divides a gradient by its own size, so that order may show m
 of a prompt: 1e-4 of their size.
 """
 
+import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -30,6 +32,7 @@ from ptune.backbone import Backbone
 from ptune.encoders import KeysValues
 from ptune.errors import ConfigError, TrainingError
 from ptune.training.learner import Learner
+from ptune.training.replicas import spread
 
 LONGER = "{soft:5}{text} label : {label}"
 BARE = "{text} label : {label}"
@@ -326,6 +329,20 @@ def test_the_users_random_state_and_the_backbone_are_left_alone(backbone):
     assert torch.equal(torch.get_rng_state(), state)
     assert same(before, dict(backbone.model.state_dict()))
     assert not any("_ptune" in module.__dict__ for module in backbone.model.modules())
+
+
+def test_the_spread_is_over_the_replicas_that_were_trained(backbone):
+    results, _ = together(backbone, [{}, {"seed": 1}, {"seed": 2}], TABLE | {"epochs": 1})
+    nan, unlike = float("nan"), [1.0, 2.0, 6.0]
+    scored = [
+        replace(result, scores={"test": {"mse": mse, "pearson": nan}})
+        for result, mse in zip(results, unlike, strict=True)
+    ]
+    found = spread([TrainingError("diverged"), *scored])
+    assert found["test"]["mse"] == {"mean": 3.0, "deviation": pytest.approx(7**0.5)}
+    assert math.isnan(found["test"]["pearson"]["deviation"])
+    assert spread([TrainingError("diverged")]) == {}
+    assert spread(scored[:1])["test"]["mse"] == {"mean": 1.0, "deviation": 0.0}
 
 
 # ------------------------------------------------------------------------------- refusals
