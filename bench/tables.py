@@ -5,7 +5,7 @@
     <!-- /bench -->
 
 A name is that of a benchmark, which is also the name of its file in bench/results; behind a slash
-may stand a part of it (a task, or a method). No number in the docs is typed by hand.
+may stand a part of it (a task, a method or a shape). No number in the docs is typed by hand.
 
     python bench/tables.py            write
     python bench/tables.py --check    write nothing; fail where a file would change
@@ -34,6 +34,11 @@ def _by_method(module: str, lines: Sequence[Line], part: str | None) -> str:
     return import_module(module).table(chosen)
 
 
+def _by_shape(module: str, lines: Sequence[Line], part: str | None) -> str:
+    chosen = [line for line in lines if part in (None, line["shape"])]
+    return import_module(module).table(chosen)
+
+
 def _by_task(lines: Sequence[Line], part: str | None) -> str:
     return import_module("quality").table(lines, part)
 
@@ -44,6 +49,7 @@ MAKERS: Mapping[str, Maker] = {
     "defaults": partial(_by_method, "defaults"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
+    "replicas": partial(_by_shape, "replicas"),
 }
 
 
