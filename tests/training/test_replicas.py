@@ -129,6 +129,29 @@ def test_one_replica_is_a_run_bit_for_bit(backbone):
     assert same(numbers(result.prompt), numbers(single.prompt))
 
 
+def test_random_numbers_are_those_of_the_seed_one_step_after_the_other(backbone, monkeypatch):
+    seen, tensors = [], Learner.tensors
+
+    def watched(self):
+        found = tensors(self)
+        seen.append((self, found.vectors.detach()))
+        return found
+
+    monkeypatch.setattr(Learner, "tensors", watched)
+    still = {"init": "paper", "lr": 1e-8, "encoder_lr": 1e-8, "encoder_dropout": 0.5}
+    together(backbone, [still | {"seed": 5}, {"encoder_dropout": 0.3}], SHALLOW)
+    learner = seen[0][0]
+    drawn = [vectors for owner, vectors in seen if owner is learner]
+    assert len(drawn) == 6
+    assert not torch.allclose(drawn[0], drawn[1])
+    learner.prompt.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        for vectors in drawn:
+            expected = learner.prompt.tensors().vectors
+            torch.testing.assert_close(vectors, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_free_text_is_trained_side_by_side_too(backbone):
     rows = [{"text": t, "reply": f"thank you {t}"} for t in "abcdefgh"]
     common = TABLE | {"answer": "text", "label_column": "reply", "epochs": 1}
