@@ -11,10 +11,11 @@ Loads no model: every side is a process of its own (`ptune.bench.worker`).
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 from ptune.bench import NO_PEFT
 from ptune.bench.process import Line, Process, in_turn, spread
@@ -55,7 +56,8 @@ class Measured:
         tokens: real tokens of a step (median), an equal head of the rows once.
         padded: positions, if its rows were padded to the longest.
         reads: positions whose states or logits are read.
-        floor_seconds: the least that its matrix products take at `gflops`.
+        flops: of its matrix products (median).
+        floor_seconds: the least that they take at `gflops`.
         gflops: the machine's matrix peak, of the kinds of products that were tried.
         format: of the products, e.g. float32.
         peft: None where it was not asked for or cannot say the recipe.
@@ -66,6 +68,7 @@ class Measured:
     tokens: float
     padded: float
     reads: float
+    flops: float
     floor_seconds: float
     gflops: dict[str, float]
     format: str
@@ -90,12 +93,35 @@ class Measured:
         return asdict(self) | more
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """How the measured processes are started.
+
+    Args:
+        command: of a program that takes a job as its last argument.
+        more: what the job says beside side, recipe and steps.
+        threads: of each process; None leaves the number to torch.
+        environment: more variables.
+    """
+
+    command: tuple[str, ...] = (sys.executable, "-m", "ptune.bench.worker")
+    more: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def start(self, job: Mapping[str, Any]) -> Process:
+        """Start a process; it is ready when this returns."""
+        text = json.dumps({**job, **self.more})
+        return Process([*self.command, text], threads=self.threads, environment=self.environment)
+
+
 def measure(
     recipe: Recipe,
     *,
     steps: int = 10,
     peer: bool = True,
     tell: Callable[[str], None] | None = None,
+    worker: Worker | None = None,
 ) -> Measured:
     """Measure a recipe's training step.
 
@@ -103,19 +129,20 @@ def measure(
         steps: timed; one more warms up.
         peer: also in PEFT, where it is installed and can say the recipe.
         tell: hears a line a step.
+        worker: starts the sides; None takes the recipe's own backbone.
     Raises:
         PtuneError: the recipe cannot be trained here; the message says why.
     """
-    job = {"recipe": recipe.to_dict(), "steps": steps + 1}
+    chosen = worker or Worker()
     with ExitStack() as stack:
 
-        def start(**more: object) -> Process:
-            text = json.dumps(job | more)
-            process = Process([sys.executable, "-m", "ptune.bench.worker", text])
+        def start(side: str) -> Process:
+            job = {"side": side, "recipe": recipe.to_dict(), "steps": steps + 1}
+            process = chosen.start(job)
             stack.callback(process.close)
             return process
 
-        sides = [start(side="ptune")]
+        sides = [start("ptune")]
         facts = sides[0].facts
         notes = []
         if peer:
@@ -123,7 +150,8 @@ def measure(
                 sides.append(_peer(start))
             except PtuneError as error:
                 notes.append(str(error))
-        peak = start(side="peak", **{k: facts[k] for k in ("dtype", "device", "width")})
+        peak = start_peak(chosen.threads, **{k: facts[k] for k in ("dtype", "device", "width")})
+        stack.callback(peak.close)
         rates = [peak.ask("step")]
         answers = in_turn(sides, steps + 1, tell=None if tell is None else _teller(tell, steps))
         rates.append(peak.ask("step"))
@@ -132,10 +160,16 @@ def measure(
     return _sum_up(facts, answers[0][1:], rates, times, notes)
 
 
-def _peer(start: Callable[..., Process]) -> Process:
+def start_peak(threads: int | None, *, dtype: str, width: int, device: str = "cpu") -> Process:
+    """A process whose steps measure the matrix peak, in GFLOP/s."""
+    job = {"side": "peak", "dtype": dtype, "device": device, "width": width}
+    return Worker(threads=threads).start(job)
+
+
+def _peer(start: Callable[[str], Process]) -> Process:
     if find_spec("peft") is None:
         raise PtuneError(NO_PEFT)
-    return start(side="peft")
+    return start("peft")
 
 
 def _teller(tell: Callable[[str], None], steps: int) -> Callable[[int, list[Line]], None]:
@@ -193,6 +227,7 @@ def _sum_up(
         tokens=median["tokens"],
         padded=median["padded"],
         reads=median["reads"],
+        flops=median["flops"],
         floor_seconds=median["flops"] / max(best.values()) / 1e9,
         gflops=best,
         format=facts["dtype"],

@@ -13,7 +13,8 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ptune.errors import PtuneError
@@ -36,25 +37,33 @@ class Process:
     Args:
         command: starts it; it answers once, with its facts, when it is ready.
         threads: of its matrix products; None leaves the number to torch.
+        environment: more variables of its environment.
     Raises:
         PtuneError: it cannot do what it is for, and says why; or it ended early.
     """
 
-    def __init__(self, command: Sequence[str], *, threads: int | None = None) -> None:
-        environment = {
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        threads: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        variables = {
             **os.environ,
             **ALLOCATION,
             "TRANSFORMERS_VERBOSITY": "error",
             "PYTHONWARNINGS": "ignore::FutureWarning",
+            **(environment or {}),
         }
         if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
+            variables["OMP_NUM_THREADS"] = str(threads)
         self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=variables,
         )
         try:
             self.facts = self._answer()
@@ -126,6 +135,15 @@ def spread(values: Sequence[float]) -> Line:
 def say(answer: Mapping[str, Any]) -> None:
     """Answer on a line of its own."""
     print(MARK + json.dumps(answer), flush=True)
+
+
+@contextmanager
+def telling_errors() -> Iterator[None]:
+    """What cannot be done is an answer; `Process` raises it again."""
+    try:
+        yield
+    except PtuneError as error:
+        say({"error": str(error)})
 
 
 def serve(facts: Mapping[str, Any], answers: Mapping[str, Callable[[], Line]]) -> None:

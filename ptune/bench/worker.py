@@ -10,22 +10,23 @@ import sys
 
 import torch
 
+from ptune.backbone import Backbone
 from ptune.bench.floor import matrix_rates
-from ptune.bench.process import Line, peak_memory, say, serve
+from ptune.bench.peer import peer_job, peer_side
+from ptune.bench.process import Line, peak_memory, serve, telling_errors
+from ptune.bench.sides import Learner, make_job, own_side
 from ptune.config import Recipe
-from ptune.errors import PtuneError
+from ptune.training import load_backbone
 
 
 def main() -> None:
     """Do what the job says; what cannot be done is told as an answer."""
     job: Line = json.loads(sys.argv[1])
-    try:
+    with telling_errors():
         if job["side"] == "peak":
             work_peak(job)
         else:
             work_side(job)
-    except PtuneError as error:
-        say({"error": str(error)})
 
 
 def work_peak(job: Line) -> None:
@@ -35,23 +36,19 @@ def work_peak(job: Line) -> None:
     serve({}, {**rates, "memory": peak_memory})
 
 
-def work_side(job: Line) -> None:
-    """Take a step whenever asked."""
-    from ptune.bench.peer import peer_job, peer_side
-    from ptune.bench.sides import Learner, make_job, own_side
-    from ptune.training import load_backbone
-
+def work_side(job: Line, backbone: Backbone | None = None) -> None:
+    """Take a step whenever asked; on the recipe's backbone, or on one that is given."""
     recipe = Recipe.make(**job["recipe"])
-    backbone = load_backbone(recipe)
+    loaded = backbone or load_backbone(recipe)
     if job["side"] == "peft":
-        made = peer_job(recipe, backbone, steps=job["steps"])
+        made = peer_job(recipe, loaded, steps=job["steps"])
         learner = Learner(made, peer_side(made, recipe))
         serve(learner.facts, {"step": learner.step, "memory": peak_memory})
         return
-    made = make_job(recipe, backbone, steps=job["steps"])
-    backbone.gradient_checkpointing = recipe.gradient_checkpointing
+    made = make_job(recipe, loaded, steps=job["steps"])
+    loaded.gradient_checkpointing = recipe.gradient_checkpointing
     learner = Learner(made, own_side(made))
-    with backbone.injected():
+    with loaded.injected():
         serve(learner.facts, {"step": learner.step, "memory": peak_memory})
 
 
