@@ -206,12 +206,12 @@ def _words(job: Job, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         rows = [_with_answer(example) for example in examples]
         inputs = padded_inputs(job.backbone, rows, _first_position(job))
-        labels = inputs.pop("labels")
-        logits = wrapped(**inputs).logits[:, front:].float()
+        words = inputs.pop("labels")[:, 1:]
+        logits = wrapped(**inputs).logits[:, front:-1].float()
         each = functional.cross_entropy(
-            logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+            logits.flatten(0, 1), words.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return each.sum(dim=1) / (labels[:, 1:] != IGNORED).sum(dim=1)
+        return each.view(words.shape).sum(dim=1) / (words != IGNORED).sum(dim=1)
 
     return losses
 
