@@ -16,9 +16,9 @@ computation, so their losses must agree to 1e-4 at every step; with an encoder (
 networks of the two differ, so the first losses must agree. The script fails where they do not.
 The first step warms up and is not timed.
 
-Floor: 4 x body parameters x real tokens (the prompt once) + 4 x vocabulary x hidden x read
-positions, in FLOPs, at the matrix peak measured in the same run: the best rate among the products
-that the body makes and a large square.
+Floor: 4 x body parameters x real tokens (the prompt once) + 4 x vocabulary x hidden x positions
+that ask for the whole vocabulary, in FLOPs, at the matrix peak measured in the same run: the best
+rate among the products that the body makes and a large square.
 
     python bench/classic_job.py --json bench/results/classic_job.jsonl
     python bench/classic_job.py --layers 2 --steps 2          a quick try
@@ -332,11 +332,12 @@ def learner(job: Line) -> Iterator[tuple[Line, Any]]:
             examples = data.batches[count % len(data.batches)]
             count += 1
             start = time.perf_counter()
-            loss, tokens, reads = loss_of(examples)
+            loss = loss_of(examples)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - start
+            tokens, reads = floor_counts(examples, over_labels=job["loss"] == "labels")
             flops = step_flops(body=body, tokens=tokens, head=head, reads=reads)
             return {"seconds": seconds, "loss": float(loss.detach()), "tokens": tokens,
                     "reads": reads, "flops": flops}  # fmt: skip
@@ -367,7 +368,7 @@ def _ptune_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
         if job["loss"] == "vocabulary":  # PEFT's mean is over label tokens, ptune's over rows
             lengths = torch.tensor([float(len(e.target)) for e in examples])
             losses = losses * lengths * len(lengths) / lengths.sum()
-        return losses.mean(), batch.real_tokens, len(batch.reads)
+        return losses.mean()
 
     with backbone.injected():
         yield list(prompt.parameters()), loss_of
@@ -402,8 +403,7 @@ def _peft_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
             automatic = torch.autocast("cpu", torch.bfloat16)
         with automatic:
             loss = wrapped(**inputs).loss
-        tokens, reads = floor_counts(examples)
-        return loss, tokens, reads
+        return loss
 
     yield [p for p in wrapped.parameters() if p.requires_grad], loss_of
 
@@ -424,12 +424,12 @@ def padded(examples: Sequence[Any], padding: int) -> Line:
     return {n: torch.tensor(v) for n, v in zip(names, (ids, mask, labels), strict=True)}
 
 
-def floor_counts(examples: Sequence[Any]) -> tuple[int, int]:
+def floor_counts(examples: Sequence[Any], *, over_labels: bool) -> tuple[int, int]:
     """Tokens and reads that this batch needs at least: the prompt and equal text in front once."""
-    from ptune.batch import pack
+    from ptune.bench.floor import count
 
-    batch = pack([example.sequence for example in examples], share=True)
-    return batch.real_tokens, len(batch.reads)
+    counts = count([e.sequence for e in examples], share=True, over_labels=over_labels)
+    return counts.real, counts.words
 
 
 if __name__ == "__main__":

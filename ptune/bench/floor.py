@@ -3,7 +3,7 @@ r"""The floor: what the matrix products of a step take at the machine's own peak
     floor = (2 + 2 b) P T + 4 V H R        FLOPs, over the peak in FLOP/s
 
     P  weights of the body's matrices           T  real tokens, an equal head of the rows once
-    V  vocabulary   H  width of the states      R  positions whose logits are read
+    V  vocabulary   H  width of the states      R  positions that ask for the whole vocabulary
     b  share of the layers that a gradient has to pass: 1 but for deep prompts in upper layers
 
 A product of a token with P weights is 2 P FLOPs; the gradient goes back through the same matrices
@@ -35,19 +35,26 @@ class Counts:
     Args:
         real: tokens that stand for something; an equal head of the rows once, where it is shared.
         padded: positions, if every sequence stood on a line as long as the longest.
-        reads: positions whose states or logits are read.
+        words: positions that ask for probabilities over the whole vocabulary. Behind a row whose
+            labels are compared the sum over the vocabulary cancels; in longer labels it does not.
     """
 
     real: int
     padded: int
-    reads: int
+    words: int
 
 
-def count(sequences: Sequence[TokenSequence], *, share: bool) -> Counts:
-    """Count the tokens of a batch; `share` where the model is causal."""
+def count(sequences: Sequence[TokenSequence], *, share: bool, over_labels: bool = False) -> Counts:
+    """Count the tokens of a batch.
+
+    Args:
+        share: an equal head is computed once, as a causal model can.
+        over_labels: the labels of a row are compared with one another (`CausalLM`).
+    """
     packed = pack(sequences, share=share)
     padded = pack(sequences, share=False, padded=True)
-    return Counts(packed.real_tokens, padded.ids.numel(), len(packed.reads))
+    behind_rows = sum(len(sequence.reads) for sequence in sequences) if over_labels else 0
+    return Counts(packed.real_tokens, padded.ids.numel(), len(packed.reads) - behind_rows)
 
 
 def body_parameters(body: nn.Module) -> int:

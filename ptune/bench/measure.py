@@ -55,7 +55,7 @@ class Measured:
         steps: timed.
         tokens: real tokens of a step (median), an equal head of the rows once.
         padded: positions, if its rows were padded to the longest.
-        reads: positions whose states or logits are read.
+        words: positions that ask for the whole vocabulary (median).
         flops: of its matrix products (median).
         floor_seconds: the least that they take at `gflops`.
         gflops: the machine's matrix peak, of the kinds of products that were tried.
@@ -67,7 +67,7 @@ class Measured:
     steps: int
     tokens: float
     padded: float
-    reads: float
+    words: float
     flops: float
     floor_seconds: float
     gflops: dict[str, float]
@@ -220,13 +220,13 @@ def _sum_up(
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
     median = {
         name: statistics.median(answer[name] for answer in answers)
-        for name in ("tokens", "padded", "reads", "flops")
+        for name in ("tokens", "padded", "words", "flops")
     }
     return Measured(
         steps=len(answers),
         tokens=median["tokens"],
         padded=median["padded"],
-        reads=median["reads"],
+        words=median["words"],
         flops=median["flops"],
         floor_seconds=median["flops"] / max(best.values()) / 1e9,
         gflops=best,

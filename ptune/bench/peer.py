@@ -115,7 +115,7 @@ def peer_side(job: Job, recipe: Recipe) -> Side:
     if job.prompt.head is not None:
         job.prompt.head.train()
         groups.append({"params": list(job.prompt.head.parameters()), "lr": job.recipe.head_lr})
-    losses = _words(job, wrapped) if job.task.read == "logits" else _states(job, wrapped)
+    losses = _words(job, wrapped) if job.task.read == "words" else _states(job, wrapped)
     return Side(_cached(losses, held), groups, True, _another(recipe, held))
 
 
@@ -124,8 +124,8 @@ def _wrap(job: Job) -> Any:
     import peft
 
     recipe = job.recipe
-    kind = "CAUSAL_LM" if job.task.read == "logits" else "FEATURE_EXTRACTION"
-    model = job.backbone.model if job.task.read == "logits" else job.backbone.body
+    kind = "CAUSAL_LM" if job.task.read == "words" else "FEATURE_EXTRACTION"
+    model = job.backbone.model if job.task.read == "words" else job.backbone.body
     width = job.backbone.geometry.width
     if job.prompt.deep is not None:
         deep = job.prompt.deep
@@ -224,9 +224,10 @@ def _states(job: Job, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
         inputs = padded_inputs(job.backbone, rows, _first_position(job))
         del inputs["labels"]
         states = wrapped(**inputs).last_hidden_state
-        at = torch.tensor([e.sequence.reads[0] for e in examples], device=states.device)
-        read = states[torch.arange(len(examples), device=states.device), at]
-        return job.task.loss(read, examples, job.prompt.head)
+        row, at = zip(
+            *((i, at) for i, e in enumerate(examples) for at in e.sequence.reads), strict=True
+        )
+        return job.task.loss(states[list(row), list(at)], examples, job.prompt.head)
 
     return losses
 

@@ -161,21 +161,24 @@ class Learner:
     def _counts(self, examples: Sequence[Example]) -> Line:
         """Tokens and FLOPs that the step needs at least, whatever its side did."""
         backbone, task = self._job.backbone, self._job.task
+        speaks = task.read == "words"
         found = [
-            count([e.sequence for e in part], share=backbone.geometry.causal)
+            count(
+                [e.sequence for e in part],
+                share=backbone.geometry.causal,
+                over_labels=speaks and not isinstance(part[0].target, tuple),
+            )
             for part in self._parts(examples)
         ]
-        real, padded, reads = (
-            sum(getattr(c, name) for c in found) for name in ("real", "padded", "reads")
+        real, padded, words = (
+            sum(getattr(c, name) for c in found) for name in ("real", "padded", "words")
         )
-        head = 0
-        if task.read == "logits":
-            head = backbone.model.get_output_embeddings().weight.numel()
+        head = backbone.model.get_output_embeddings().weight.numel() if speaks else 0
         flops = step_flops(
             body=self._body,
             tokens=real,
             head=head,
-            reads=reads,
+            reads=words,
             backward_share=backward_share(self._job.prompt, len(backbone.geometry.sites)),
         )
         computed = padded if self._side.pads else real
@@ -183,7 +186,7 @@ class Learner:
             "tokens": real,
             "padded": padded,
             "computed": computed,
-            "reads": reads,
+            "words": words,
             "flops": flops,
         }
 
