@@ -51,7 +51,7 @@ from common import (
     write_line,
 )
 
-from ptune.bench.measure import AGREEMENT, start_peak
+from ptune.bench.measure import AGREEMENT, Worker, largest_difference, start_peak
 from ptune.bench.process import in_turn, peak_memory, serve, spread
 
 SLOTS, BATCH, PADDED, LR, SEED = 20, 8, 64, 3e-2, 0
@@ -113,7 +113,7 @@ def measure(args: Namespace, method: str, dtype: str) -> list[Line]:
             process = measured(__file__, job | asdict(side), args.threads)
             stack.callback(process.close)
             processes.append((side, process))
-        peak = start_peak(args.threads, dtype=dtype, width=args.hidden)
+        peak = start_peak(Worker(threads=args.threads), dtype=dtype, width=args.hidden)
         stack.callback(peak.close)
         rates = [peak.ask("step")]
         steps = in_turn(
@@ -159,10 +159,10 @@ def check_losses(lines: Sequence[Line]) -> str:
         return ""
     method = lines[0]["method"]
     count = 1 if method == "p-tuning" else len(by_side["peft"])
-    pairs = list(zip(by_side["peft"], by_side["ptune vocabulary"], strict=True))[:count]
-    worst = max(abs(a - b) for a, b in pairs)
+    peft, own = by_side["peft"][:count], by_side["ptune vocabulary"][:count]
+    worst = largest_difference(peft, own)
     if not worst <= AGREEMENT:
-        sys.exit(f"{method}: the losses of PEFT and ptune differ by {worst:.2e}: {pairs}")
+        sys.exit(f"{method}: the losses of PEFT and ptune differ by {worst:.2e}: {peft}, {own}")
     said = "the first loss is" if count == 1 else f"all {count} losses are"
     return f"{method}, float32: {said} equal to PEFT's to {worst:.1e} (asserted: {AGREEMENT:.0e})."
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ptune.bench import NO_PEFT
-from ptune.bench.measure import AGREEMENT, Measured
+from ptune.bench.measure import AGREEMENT, Measured, largest_difference
 from ptune.bench.process import Line, Process
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def check_measured(what: str, found: Measured) -> None:
     if found.peft is None:
         sys.exit(f"{what}: PEFT was not measured. {' '.join(found.notes)}")
     pairs = list(zip(found.ptune.losses, found.peft.losses, strict=True))
-    worst = max(abs(a - b) for a, b in pairs)
+    worst = largest_difference(found.ptune.losses, found.peft.losses)
     if found.format == "float32" and not worst <= AGREEMENT:
         sys.exit(f"{what}: the losses of ptune and PEFT differ by {worst:.2e}: {pairs}")
 

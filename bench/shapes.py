@@ -95,14 +95,17 @@ def random_model(made: tuple[Any, Any], dtype: str, device: str = "cpu") -> Any:
 
 
 def work(job: Line) -> None:
-    """Be a measured process: the recipe's side on the model of `job["shape"]`."""
+    """Be a measured process: a recipe's side on the model of `job["shape"]`, or the peak."""
     from transformers import AutoTokenizer
 
     from ptune.backbone import Backbone
     from ptune.bench.process import telling_errors
-    from ptune.bench.worker import work_side
+    from ptune.bench.worker import work_peak, work_side
     from ptune.demo import resolve
 
+    if job["side"] == "peak":
+        work_peak(job)
+        return
     shape = job["shape"]
     tokenizer = AutoTokenizer.from_pretrained(resolve(shape.get("tokenizer", "ptune-tiny")))
     made = KINDS[shape["kind"]](shape)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from math import isnan, nan
 from typing import Any
 
 from ptune.bench import NO_PEFT
@@ -150,7 +151,7 @@ def measure(
                 sides.append(_peer(start))
             except PtuneError as error:
                 notes.append(str(error))
-        peak = start_peak(chosen.threads, **{k: facts[k] for k in ("dtype", "device", "width")})
+        peak = start_peak(chosen, **{k: facts[k] for k in ("dtype", "device", "width")})
         stack.callback(peak.close)
         rates = [peak.ask("step")]
         answers = in_turn(sides, steps + 1, tell=None if tell is None else _teller(tell, steps))
@@ -160,10 +161,9 @@ def measure(
     return _sum_up(facts, answers[0][1:], rates, times, notes)
 
 
-def start_peak(threads: int | None, *, dtype: str, width: int, device: str = "cpu") -> Process:
+def start_peak(worker: Worker, *, dtype: str, width: int, device: str = "cpu") -> Process:
     """A process whose steps measure the matrix peak, in GFLOP/s."""
-    job = {"side": "peak", "dtype": dtype, "device": device, "width": width}
-    return Worker(threads=threads).start(job)
+    return worker.start({"side": "peak", "dtype": dtype, "device": device, "width": width})
 
 
 def _peer(start: Callable[[str], Process]) -> Process:
@@ -198,7 +198,7 @@ def _compared(peers: Sequence[Process], times: Sequence[SideTimes], dtype: str) 
     if peers[0].facts["another"] is not None:
         return [peers[0].facts["another"]]
     own, other = (side.losses for side in times)
-    worst = max(abs(a - b) for a, b in zip(own, other, strict=True))
+    worst = largest_difference(own, other)
     if worst <= AGREEMENT:
         return [f"All {len(own)} losses are equal to PEFT's to {worst:.1e}."]
     if dtype != "float32":
@@ -208,6 +208,16 @@ def _compared(peers: Sequence[Process], times: Sequence[SideTimes], dtype: str) 
         f"(to {AGREEMENT:.0e}): one of them is wrong for this model, so do not trust the times."
     )
     return [said]
+
+
+def largest_difference(own: Sequence[float], other: Sequence[float]) -> float:
+    """The largest difference of two rows of losses; nan where one of them is no number.
+
+    >>> largest_difference([1.0, 2.0], [1.0, 2.5]), largest_difference([1.0, nan], [1.0, 2.0])
+    (0.5, nan)
+    """
+    differences = [abs(a - b) for a, b in zip(own, other, strict=True)]
+    return nan if any(map(isnan, differences)) else max(differences)
 
 
 def _sum_up(

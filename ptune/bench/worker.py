@@ -7,16 +7,15 @@ JOB is JSON: `{"side": "ptune" | "peft", "recipe": {...}, "steps": 11}`, or
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 
-from ptune.backbone import Backbone
 from ptune.bench.floor import matrix_rates
-from ptune.bench.peer import peer_job, peer_side
 from ptune.bench.process import Line, peak_memory, serve, telling_errors
-from ptune.bench.sides import Learner, make_job, own_side
-from ptune.config import Recipe
-from ptune.training import load_backbone
+
+if TYPE_CHECKING:
+    from ptune.backbone import Backbone
 
 
 def main() -> None:
@@ -36,8 +35,14 @@ def work_peak(job: Line) -> None:
     serve({}, {**rates, "memory": peak_memory})
 
 
-def work_side(job: Line, backbone: Backbone | None = None) -> None:
+def work_side(job: Line, backbone: "Backbone | None" = None) -> None:
     """Take a step whenever asked; on the recipe's backbone, or on one that is given."""
+    # Here and not above: the process that measures the peak needs none of it.
+    from ptune.bench.peer import peer_job, peer_side
+    from ptune.bench.sides import Learner, make_job, own_side
+    from ptune.config import Recipe
+    from ptune.training import load_backbone
+
     recipe = Recipe.make(**job["recipe"])
     loaded = backbone or load_backbone(recipe)
     if job["side"] == "peft":
