@@ -39,13 +39,12 @@ def test_the_table_has_a_row_a_side_and_says_that_the_losses_are_equal(encoder):
         "machine": MACHINE,
     }
     table = encoder.table([line | {"steps": 1}, line])
-    rows = [row for row in table.splitlines() if row.startswith("| sst2")]
-    assert rows == [
-        "| sst2 | float32 | ptune | 0.500 | 0.500 .. 0.500 | 424 | 1.25 (0.400 s) | 2.00 | 1.00 | "
-        "0.7000 .. 0.6000 |",
-        "| sst2 | float32 | peft | 1.000 | 1.000 .. 1.000 | 1,280 | 2.50 (0.400 s) | 1.00 | 1.00 | "
-        "0.7000 .. 0.6000 |",
+    rows = [row[2:-2].split(" | ") for row in table.splitlines() if row.startswith("| sst2")]
+    assert [row[2:9] for row in rows] == [
+        ["ptune", "0.500", "0.500 .. 0.500", "424", "1.25 (0.400 s)", "2.00", "1.00"],
+        ["peft", "1.000", "1.000 .. 1.000", "1,280", "2.50 (0.400 s)", "1.00", "1.00"],
     ]
+    assert rows[0][9] == "0.7000 .. 0.6000"
     assert "sst2, float32: All 6 losses are equal to PEFT's to 1.0e-07.\n" in table
     assert "batches of 32 (sst2); median of 5 steps" in table
 
