@@ -16,18 +16,16 @@ computation, so their losses must agree to 1e-4 at every step; with an encoder (
 networks of the two differ, so the first losses must agree. The script fails where they do not.
 The first step warms up and is not timed.
 
-Floor: 4 x body parameters x real tokens (the prompt once) + 4 x vocabulary x hidden x read
-positions, in FLOPs, at the matrix peak measured in the same run: the best rate among the products
-that the body makes and a large square.
+Floor: 4 x body parameters x real tokens (the prompt once) + 4 x vocabulary x hidden x positions
+that ask for the whole vocabulary, in FLOPs, at the matrix peak measured in the same run: the best
+rate among the products that the body makes and a large square.
 
     python bench/classic_job.py --json bench/results/classic_job.jsonl
     python bench/classic_job.py --layers 2 --steps 2          a quick try
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +33,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +42,21 @@ from common import (
     find_data,
     machine,
     markdown,
+    measured,
     options,
     read_lines,
+    require_peft,
     settings_line,
-    skip,
+    told,
     write_line,
 )
 
-# Large buffers are slow to allocate on small virtual machines, and drown what is measured.
-ALLOCATION = {
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+from ptune.bench.measure import AGREEMENT, Worker, largest_difference, start_peak
+from ptune.bench.process import in_turn, peak_memory, serve, spread
+
 SLOTS, BATCH, PADDED, LR, SEED = 20, 8, 64, 3e-2, 0
 TEMPLATE = f"{{soft:{SLOTS}}}Tweet text : {{text}} Label : {{label}}"
 METHODS = ("prompt-tuning", "p-tuning")
-AGREEMENT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -100,48 +97,6 @@ SIDES = {
 # ---- the process that asks ----
 
 
-class Process:
-    """A side that runs and waits to be asked for a step."""
-
-    def __init__(self, job: Line, threads: int) -> None:
-        environment = {
-            **os.environ,
-            **ALLOCATION,
-            "OMP_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "PYTHONWARNINGS": "ignore::FutureWarning",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--work", json.dumps(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.facts = self._answer()
-
-    def ask(self, what: str) -> Line:
-        """Send a word, wait for the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(what + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Line:
-        assert self._process.stdout is not None
-        for text in self._process.stdout:
-            if text.startswith("@"):
-                return json.loads(text[1:])
-        sys.exit("A measured process ended early; what it said stands above.")
-
-    def close(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def measure(args: Namespace, method: str, dtype: str) -> list[Line]:
     """Run all sides of a method and a number format in turn; one line of results a side."""
     shape = {"layers": args.layers, "hidden": args.hidden, "vocabulary": args.vocabulary}
@@ -153,21 +108,20 @@ def measure(args: Namespace, method: str, dtype: str) -> list[Line]:
             "start": str(Path(folder) / "start.pt"),
             **shape,
         }
-        processes: list[tuple[Side, Process]] = []
+        processes = []
         for side in SIDES[dtype]:  # PEFT first: it writes the start that the others read
-            process = Process(job | asdict(side), args.threads)
+            process = measured(__file__, job | asdict(side), args.threads)
             stack.callback(process.close)
             processes.append((side, process))
-        peak = Process({"peak": dtype, "hidden": args.hidden}, args.threads)
+        peak = start_peak(Worker(threads=args.threads), dtype=dtype, width=args.hidden)
         stack.callback(peak.close)
-        rates = [peak.ask("peak")]
-        steps: list[list[Line]] = [[] for _ in processes]
-        for number in range(args.steps + 1):
-            for index, (side, process) in enumerate(processes):
-                steps[index].append(process.ask("step"))
-                print(f"  {method} {side.format} {side.name}, step {number}: "
-                      f"{steps[index][-1]['seconds']:.2f} s", file=sys.stderr)  # fmt: skip
-        rates.append(peak.ask("peak"))
+        rates = [peak.ask("step")]
+        steps = in_turn(
+            [process for _, process in processes],
+            args.steps + 1,
+            tell=partial(told, [f"{method} {side.format} {side.name}" for side in SIDES[dtype]]),
+        )
+        rates.append(peak.ask("step"))
         memory = [process.ask("memory") for _, process in processes]
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
     common = {"bench": "classic_job", "method": method, "encoder": args.encoder, **shape}
@@ -180,14 +134,11 @@ def measure(args: Namespace, method: str, dtype: str) -> list[Line]:
 
 
 def _line(side: Side, facts: Line, steps: Sequence[Line], memory: Line, gflops: float) -> Line:
-    timed = [step["seconds"] for step in steps[1:]]
     floors = [step["flops"] / gflops / 1e9 for step in steps[1:]]
     return {
         "side": side.name,
         "format": side.format,
-        "seconds": statistics.median(timed),
-        "fastest": min(timed),
-        "slowest": max(timed),
+        **spread([step["seconds"] for step in steps[1:]]),
         "floor": statistics.median(floors),
         "tokens": statistics.median(step["tokens"] for step in steps[1:]),
         "reads": statistics.median(step["reads"] for step in steps[1:]),
@@ -208,10 +159,10 @@ def check_losses(lines: Sequence[Line]) -> str:
         return ""
     method = lines[0]["method"]
     count = 1 if method == "p-tuning" else len(by_side["peft"])
-    pairs = list(zip(by_side["peft"], by_side["ptune vocabulary"], strict=True))[:count]
-    worst = max(abs(a - b) for a, b in pairs)
+    peft, own = by_side["peft"][:count], by_side["ptune vocabulary"][:count]
+    worst = largest_difference(peft, own)
     if not worst <= AGREEMENT:
-        sys.exit(f"{method}: the losses of PEFT and ptune differ by {worst:.2e}: {pairs}")
+        sys.exit(f"{method}: the losses of PEFT and ptune differ by {worst:.2e}: {peft}, {own}")
     said = "the first loss is" if count == 1 else f"all {count} losses are"
     return f"{method}, float32: {said} equal to PEFT's to {worst:.1e} (asserted: {AGREEMENT:.0e})."
 
@@ -302,8 +253,7 @@ def main() -> None:
     if args.table:
         print(table(read_lines(args.table)))
         return
-    if machine()["machine"]["peft"] is None:
-        skip("PEFT is not installed (pip install peft), so there is nothing to compare with.")
+    require_peft()
     lines: list[Line] = []
     for method in METHODS if args.method == "both" else [args.method]:
         for dtype in SIDES if args.dtype == "both" else [args.dtype]:
@@ -320,78 +270,8 @@ def main() -> None:
 
 def work(job: Line) -> None:
     """Prepare, say so, and do what is asked until nobody asks any more."""
-    if "peak" in job:
-        say({})
-        for _ in sys.stdin:
-            say(matrix_rates(job["peak"], job["hidden"]))
-        return
     with learner(job) as (facts, step):
-        say(facts)
-        for line in sys.stdin:
-            say(memory() if line.strip() == "memory" else step())
-
-
-def say(answer: Line) -> None:
-    """Answer on a line of its own, marked, whatever libraries print."""
-    print("@" + json.dumps(answer), flush=True)
-
-
-def memory() -> Line:
-    """Peak resident memory of this process since it began."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_bytes": peak * (1 if sys.platform == "darwin" else 1024)}
-
-
-def matrix_rates(dtype: str, hidden: int, tokens: int = 256) -> Line:
-    """GFLOP/s of the matrix products of a body of this width, and of a large square."""
-    import torch
-
-    shapes = {
-        f"{tokens}x{hidden} to {3 * hidden}": (tokens, hidden, 3 * hidden),
-        f"{tokens}x{hidden} to {4 * hidden}": (tokens, hidden, 4 * hidden),
-        f"{tokens}x{4 * hidden} to {hidden}": (tokens, 4 * hidden, hidden),
-        "2048 square": (2048, 2048, 2048),
-    }
-    return {name: _rate(torch, getattr(torch, dtype), *shape) for name, shape in shapes.items()}
-
-
-def _rate(torch: Any, dtype: Any, rows: int, inner: int, columns: int) -> float:
-    left = torch.randn(rows, inner, dtype=dtype)
-    right = torch.randn(columns, inner, dtype=dtype)
-    best, end = float("inf"), time.perf_counter() + 1.5
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - start)
-    return 2 * rows * inner * columns / best / 1e9
-
-
-def bloom(job: Line) -> Any:
-    """The model, its weights drawn by seed without a moment of more memory than they need."""
-    import torch
-    import transformers
-
-    config = transformers.BloomConfig(
-        vocab_size=job["vocabulary"],
-        hidden_size=job["hidden"],
-        n_layer=job["layers"],
-        n_head=16,
-    )
-    with torch.device("meta"):
-        model = transformers.BloomForCausalLM(config)
-    model = model.to(getattr(torch, job["dtype"])).to_empty(device="cpu")
-    model.tie_weights()
-    generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                weight.normal_(0.0, config.initializer_range, generator=generator)
-            else:
-                weight.fill_(1.0 if "layernorm" in name or "ln_f" in name else 0.0)
-                weight.mul_(1.0 if name.endswith("weight") else 0.0)
-    return model.requires_grad_(False).eval()
+        serve(facts, {"step": step, "memory": peak_memory})
 
 
 @dataclass(frozen=True)
@@ -433,12 +313,15 @@ def tweets(folder: str, loss: str) -> Tweets:
 def learner(job: Line) -> Iterator[tuple[Line, Any]]:
     """A side that is ready: what is to be known of it, and a function that takes one step."""
     import torch
+    from shapes import bloom, random_model
+
+    from ptune.bench.floor import body_parameters, step_flops
 
     data = tweets(job["data"], job["loss"])
     torch.manual_seed(SEED)
-    model = bloom(job)
-    layers = [w for n, w in model.transformer.h.named_parameters() if w.dim() == 2]
-    body = sum(w.numel() for w in layers)
+    model = random_model(bloom(job), job["dtype"])
+    body = body_parameters(model.transformer)
+    head = job["vocabulary"] * job["hidden"]
     make = _peft_side if job["library"] == "peft" else _ptune_side
     with make(job, model, data) as (trained, loss_of):
         optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=0.0)
@@ -449,13 +332,13 @@ def learner(job: Line) -> Iterator[tuple[Line, Any]]:
             examples = data.batches[count % len(data.batches)]
             count += 1
             start = time.perf_counter()
-            loss, tokens, reads = loss_of(examples)
+            loss = loss_of(examples)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - start
-            head = 4 * job["vocabulary"] * job["hidden"] * reads
-            flops = 4 * body * tokens + head
+            tokens, reads = floor_counts(examples, over_labels=job["loss"] == "labels")
+            flops = step_flops(body=body, tokens=tokens, head=head, reads=reads)
             return {"seconds": seconds, "loss": float(loss.detach()), "tokens": tokens,
                     "reads": reads, "flops": flops}  # fmt: skip
 
@@ -485,7 +368,7 @@ def _ptune_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
         if job["loss"] == "vocabulary":  # PEFT's mean is over label tokens, ptune's over rows
             lengths = torch.tensor([float(len(e.target)) for e in examples])
             losses = losses * lengths * len(lengths) / lengths.sum()
-        return losses.mean(), batch.real_tokens, len(batch.reads)
+        return losses.mean()
 
     with backbone.injected():
         yield list(prompt.parameters()), loss_of
@@ -520,8 +403,7 @@ def _peft_side(job: Line, model: Any, data: Tweets) -> Iterator[Any]:
             automatic = torch.autocast("cpu", torch.bfloat16)
         with automatic:
             loss = wrapped(**inputs).loss
-        tokens, reads = floor_counts(examples)
-        return loss, tokens, reads
+        return loss
 
     yield [p for p in wrapped.parameters() if p.requires_grad], loss_of
 
@@ -542,12 +424,12 @@ def padded(examples: Sequence[Any], padding: int) -> Line:
     return {n: torch.tensor(v) for n, v in zip(names, (ids, mask, labels), strict=True)}
 
 
-def floor_counts(examples: Sequence[Any]) -> tuple[int, int]:
+def floor_counts(examples: Sequence[Any], *, over_labels: bool) -> tuple[int, int]:
     """Tokens and reads that this batch needs at least: the prompt and equal text in front once."""
-    from ptune.batch import pack
+    from ptune.bench.floor import count
 
-    batch = pack([example.sequence for example in examples], share=True)
-    return batch.real_tokens, len(batch.reads)
+    counts = count([e.sequence for e in examples], share=True, over_labels=over_labels)
+    return counts.real, counts.words
 
 
 if __name__ == "__main__":

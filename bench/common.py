@@ -18,11 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ptune.bench import NO_PEFT
+from ptune.bench.measure import AGREEMENT, Measured, largest_difference
+from ptune.bench.process import Line, Process
+
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "transformers", "peft")
-
-Line = dict[str, Any]
 
 
 def options(description: str | None, *, threads: int | None = None) -> argparse.ArgumentParser:
@@ -85,6 +87,43 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return names[0] if names else platform.machine()
+
+
+def measured(script: str, job: Mapping[str, Any], threads: int) -> Process:
+    """Start a script as a measured process, with `--work` and its job; it asks no hub."""
+    command = [sys.executable, script, "--work", json.dumps(job)]
+    return Process(command, threads=threads, environment={"HF_HUB_OFFLINE": "1"})
+
+
+def show(line: str) -> None:
+    """Say how far a measurement is."""
+    print(f"  {line}", file=sys.stderr)
+
+
+def require_peft() -> None:
+    """End with a sentence where there is nothing to compare with."""
+    if machine()["machine"]["peft"] is None:
+        skip(NO_PEFT)
+
+
+def check_measured(what: str, found: Measured) -> None:
+    """Compare the losses of two sides that compute the same function, in float32.
+
+    Raises:
+        SystemExit: they differ, or there is no second side, so that the times would mean nothing.
+    """
+    if found.peft is None:
+        sys.exit(f"{what}: PEFT was not measured. {' '.join(found.notes)}")
+    pairs = list(zip(found.ptune.losses, found.peft.losses, strict=True))
+    worst = largest_difference(found.ptune.losses, found.peft.losses)
+    if found.format == "float32" and not worst <= AGREEMENT:
+        sys.exit(f"{what}: the losses of ptune and PEFT differ by {worst:.2e}: {pairs}")
+
+
+def told(names: Sequence[str], number: int, answers: Sequence[Line]) -> None:
+    """Show a round of steps while it is measured."""
+    said = ", ".join(f"{n} {a['seconds']:.2f} s" for n, a in zip(names, answers, strict=True))
+    print(f"  step {number}: {said}", file=sys.stderr)
 
 
 def settings_line(lines: Sequence[Mapping[str, Any]], *more: str) -> str:

@@ -43,13 +43,25 @@ def _by_task(lines: Sequence[Line], part: str | None) -> str:
     return import_module("quality").table(lines, part)
 
 
+def _whole(module: str, lines: Sequence[Line], part: str | None) -> str:
+    return import_module(module).table(lines)
+
+
+def _by_axis(lines: Sequence[Line], part: str | None) -> str:
+    return import_module("growth").table(lines, part)
+
+
 # Name of a benchmark -> what makes its table.
 MAKERS: Mapping[str, Maker] = {
     "classic_job": partial(_by_method, "classic_job"),
     "defaults": partial(_by_method, "defaults"),
+    "first_step": partial(_whole, "first_step"),
+    "growth": _by_axis,
+    "label_scoring": partial(_whole, "label_scoring"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "replicas": partial(_by_shape, "replicas"),
+    "v2_encoder": partial(_whole, "v2_encoder"),
 }
 
 

@@ -241,6 +241,50 @@ def inspect(
 
 
 @app.command()
+def bench(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="YAML file of the run; without it, the demo's."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps to time, after one to warm up.", min=1)] = 10,
+    peer: Annotated[bool, typer.Option(help="Measure PEFT too, where it can say it.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a recipe's training step here: seconds, tokens, memory, the floor, and PEFT.
+
+    Nothing is trained to an end and nothing is written. Each side holds its own copy of the
+    backbone, and they take one step each in turn.
+
+    Example: ptune bench recipes/twitter_complaints.yaml batch_size=8 --steps 20
+    """
+    from ptune.config import Recipe
+
+    changes = list(overrides or [])
+    chosen = None  # mistakes first, before torch is imported
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        changes = [recipe, *changes]
+    elif recipe is not None:
+        chosen = Recipe.load(recipe, changes)
+    from ptune.bench.measure import measure
+    from ptune.display import show_measured
+    from ptune.showcase import demo_recipe
+
+    measured = measure(
+        chosen or demo_recipe(Path("runs/bench"), changes),
+        steps=steps,
+        peer=peer,
+        tell=None if as_json else lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        _print_json(measured.to_dict())
+    else:
+        show_measured(measured)
+
+
+@app.command()
 def settings(as_json: JsonOption = False) -> None:
     """List every key of a recipe with its default, range and meaning."""
     from ptune.config import settings_table

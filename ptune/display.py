@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from ptune.bench.measure import Measured, SideTimes
 from ptune.config import SettingRow
 from ptune.errors import ArtifactError, TrainingError
 from ptune.prompt import SoftPrompt, nearest_tokens
@@ -180,6 +181,52 @@ def show_demo(outcome: Outcome) -> None:
     console.print(
         f'Try it: ptune predict {outcome.folder} "your message"', highlight=False, markup=False
     )
+
+
+def show_measured(measured: Measured) -> None:
+    """What a step costs, and the sentences that belong to it."""
+    sides = {"ptune": measured.ptune} | ({"PEFT": measured.peft} if measured.peft else {})
+    table = Table("a training step", *sides)
+    for name, cell in _MEASURED_ROWS.items():
+        table.add_row(name, *map(cell, sides.values()))
+    floor = measured.floor_seconds
+    table.add_row(
+        "real tokens a second", *(f"{measured.tokens / s.seconds:,.0f}" for s in sides.values())
+    )
+    table.add_row("times the floor", *(f"{s.seconds / floor:.2f}" for s in sides.values()))
+    console.print(table)
+    for line in measured_lines(measured):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+_MEASURED_ROWS: Mapping[str, Callable[[SideTimes], str]] = {
+    "seconds (median)": lambda side: f"{side.seconds:.4f}",
+    "fastest .. slowest": lambda side: f"{side.fastest:.4f} .. {side.slowest:.4f}",
+    "peak memory": lambda side: (
+        "?" if side.peak_bytes is None else f"{side.peak_bytes / 1e9:.2f} GB"
+    ),
+    "tokens computed": lambda side: f"{side.computed:,.0f}",
+    "trained numbers": lambda side: f"{side.trained:,}",
+    "loss, first .. last": lambda side: f"{side.losses[0]:.4f} .. {side.losses[-1]:.4f}",
+}
+
+
+def measured_lines(measured: Measured) -> list[str]:
+    """What the figures mean, as sentences."""
+    peak = max(measured.gflops.values())
+    what = (
+        f"{measured.steps} steps in turn after one to warm up, in {measured.format} on "
+        f"{measured.device}: {measured.tokens:,.0f} real tokens a step, {measured.padded:,.0f} if "
+        "every row were padded to the longest."
+    )
+    floor = (
+        f"Floor: {measured.floor_seconds:.4f} s, the matrix products of ptune's step at this "
+        f"machine's peak of {peak:,.0f} GFLOP/s. Attention and norms are not in it."
+    )
+    lines = [what, floor]
+    if measured.times_faster is not None:
+        lines.append(f"A step takes PEFT {measured.times_faster:.2f} times as long.")
+    return lines + measured.notes
 
 
 def prediction_line(prediction: Prediction) -> str:

@@ -1,6 +1,7 @@
 """The demo: the main job, end to end, on what travels with ptune."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +68,12 @@ def run_demo(output: Path, *, watcher: Watcher | None = None) -> Outcome:
     )
 
 
-def demo_recipe(output: Path) -> Recipe:
+def demo_recipe(output: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The demo's recipe, with its files where this installation has them."""
     place = folder()
+    files = [f"train={place / 'train.csv'}", f"test={place / 'test.csv'}", f"output={output}"]
     return Recipe.load(
         place / "recipe.yaml",
-        [f"train={place / 'train.csv'}", f"test={place / 'test.csv'}", f"output={output}"],
+        [*files, *overrides],
         required=("backbone",),
     )

@@ -1,0 +1,196 @@
+"""A recipe as a measured side: the rows of each step, the prompt at its start, and one step.
+
+    job = make_job(recipe, backbone, steps=11)
+    learner = Learner(job, own_side(job))
+    learner.step()               {"seconds": 0.41, "loss": 2.3, "tokens": 311, ...}
+
+`own_side` is the training loop's own module; `ptune.bench.peer` makes one of PEFT. Both get the
+same rows in the same order and take the same optimizer, at the recipe's step sizes without
+warm-up. Left out of a step: evaluation, checkpoints and the log.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ptune.backbone import Backbone
+from ptune.bench.floor import body_parameters, clock, count, step_flops
+from ptune.bench.process import Line
+from ptune.config import Recipe
+from ptune.errors import ConfigError
+from ptune.tasks import Example, Task
+from ptune.trainable import TrainablePrompt
+from ptune.training.build import build_prompt
+from ptune.training.job import task_of
+from ptune.training.loop import Step
+from ptune.training.options import Options
+from ptune.training.rows import RunRows, Sources, answers_in, read_rows
+from ptune.training.schedule import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all sides of a measurement have in common.
+
+    Args:
+        recipe: resolved.
+        prompt: at its start.
+        steps: the rows of each step, encoded.
+    """
+
+    recipe: Recipe
+    backbone: Backbone
+    task: Task
+    prompt: TrainablePrompt
+    steps: Sequence[Sequence[Example]]
+
+    @property
+    def autocast(self) -> bool:
+        """Whether products are in bfloat16 though the weights are not."""
+        return self.recipe.precision == "bf16" and self.backbone.dtype == torch.float32
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One way to compute a step.
+
+    Args:
+        losses: the loss of each example, with gradients.
+        groups: of the optimizer, as torch takes them.
+        pads: it computes rows padded to the longest of a batch.
+        another: why its losses are not those of the recipe; None where they must be equal.
+    """
+
+    losses: Callable[[Sequence[Example]], Float[Tensor, " examples"]]
+    groups: list[dict[str, Any]]
+    pads: bool
+    another: str | None = None
+
+
+def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
+    """Read a recipe's rows, encode those that `steps` steps need, and make the prompt.
+
+    Raises:
+        ConfigError, DataError, TemplateError: as training would.
+    """
+    recipe = recipe.resolved()
+    if recipe.train is None:
+        raise ConfigError("train is missing. Give the file of the rows to train on.")
+    data = read_rows(recipe, Sources(recipe.train, recipe.validation, None))
+    task = task_of(recipe, data.template, backbone, data.labels)
+    prompt = build_prompt(recipe, backbone, task, data.template, task.layout)
+    if prompt.offset:  # its keys stand at positions that rows then cannot have
+        task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
+    prompt.to(backbone.device)
+    return Job(recipe, backbone, task, prompt, _batches(recipe, task, data, steps))
+
+
+def _batches(recipe: Recipe, task: Task, data: RunRows, steps: int) -> list[list[Example]]:
+    """The rows of the first steps, as training would draw them; each row is encoded once."""
+    plan = Plan.make(
+        len(data.train),
+        rows_per_step=recipe.batch_size * recipe.accumulation,
+        epochs=steps,
+        max_steps=steps,
+        seed=recipe.seed,
+    )
+    chosen = [plan.rows_of(step) for step in range(plan.steps)]
+    wanted = sorted({row for rows in chosen for row in rows})
+    rows = data.train.take(wanted)
+    encoded = dict(zip(wanted, task.training_examples(rows, answers_in(recipe, rows)), strict=True))
+    return [[encoded[row] for row in rows] for rows in chosen]
+
+
+def own_side(job: Job) -> Side:
+    """As ptune trains."""
+    options = Options.of(job.recipe, autocast=job.autocast)
+    job.prompt.train()
+    step = Step(job.backbone, job.task, job.prompt)
+    return Side(step, options.groups(job.prompt), job.backbone.geometry.padded)
+
+
+class Learner:
+    """Takes a step when asked, and says what it took."""
+
+    def __init__(self, job: Job, side: Side) -> None:
+        self._job, self._side = job, side
+        self._optimizer = torch.optim.AdamW(side.groups, weight_decay=job.recipe.weight_decay)
+        self._parameters = [p for group in side.groups for p in group["params"]]
+        self._done = 0
+        self._body = body_parameters(job.backbone.body)
+
+    @property
+    def facts(self) -> Line:
+        """What is to be known before the first step."""
+        backbone = self._job.backbone
+        return {
+            "body_parameters": self._body,
+            "trained": sum(p.numel() for p in self._parameters),
+            "another": self._side.another,
+            "width": backbone.geometry.hidden,
+            "dtype": "bfloat16" if self._job.autocast else str(backbone.dtype).split(".")[-1],
+            "device": str(backbone.device),
+        }
+
+    def step(self) -> Line:
+        """One optimizer step, timed; its loss is the mean over its rows."""
+        device = self._job.backbone.device
+        examples = self._job.steps[self._done % len(self._job.steps)]
+        self._done += 1
+        start = clock(device)
+        total = torch.zeros((), device=device)
+        for part in self._parts(examples):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._job.autocast):
+                loss = self._side.losses(part).sum() / len(examples)
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self._parameters, self._job.recipe.clip or float("inf"))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        seconds = clock(device) - start
+        return {"seconds": seconds, "loss": float(total), **self._counts(examples)}
+
+    def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
+        size = self._job.recipe.batch_size
+        return [examples[at : at + size] for at in range(0, len(examples), size)]
+
+    def _counts(self, examples: Sequence[Example]) -> Line:
+        """Tokens and FLOPs that the step needs at least, whatever its side did."""
+        backbone, task = self._job.backbone, self._job.task
+        speaks = task.read == "words"
+        found = [
+            count(
+                [e.sequence for e in part],
+                share=backbone.geometry.causal,
+                over_labels=speaks and not isinstance(part[0].target, tuple),
+            )
+            for part in self._parts(examples)
+        ]
+        real, padded, words = (
+            sum(getattr(c, name) for c in found) for name in ("real", "padded", "words")
+        )
+        head = backbone.model.get_output_embeddings().weight.numel() if speaks else 0
+        flops = step_flops(
+            body=self._body,
+            tokens=real,
+            head=head,
+            reads=words,
+            backward_share=backward_share(self._job.prompt, len(backbone.geometry.sites)),
+        )
+        computed = padded if self._side.pads else real
+        return {
+            "tokens": real,
+            "padded": padded,
+            "computed": computed,
+            "words": words,
+            "flops": flops,
+        }
+
+
+def backward_share(prompt: TrainablePrompt, sites: int) -> float:
+    """Share of the layers above the lowest one that the prompt enters."""
+    return 1.0 if prompt.shallow is not None or not prompt.sites else 1 - prompt.sites[0] / sites
