@@ -1,10 +1,10 @@
 """A recipe as a measured side: the rows of each step, the prompt at its start, and one step.
 
     job = make_job(recipe, backbone, steps=11)
-    learner = Learner(job, own_side(job))
-    learner.step()               {"seconds": 0.41, "loss": 2.3, "tokens": 311, ...}
+    timed = Timed(job, own_side(job))
+    timed.step()               {"seconds": 0.41, "loss": 2.3, "tokens": 311, ...}
 
-`own_side` is the training loop's own module; `ptune.bench.peer` makes one of PEFT. Both get the
+`own_side` is the pass of the training loop; `ptune.bench.peer` makes one of PEFT. Both get the
 same rows in the same order and take the same optimizer, at the recipe's step sizes without
 warm-up. Left out of a step: evaluation, checkpoints and the log.
 """
@@ -22,11 +22,11 @@ from ptune.bench.floor import body_parameters, clock, count, step_flops
 from ptune.bench.process import Line
 from ptune.config import Recipe
 from ptune.errors import ConfigError
+from ptune.evaluation import Part, read_together
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt
 from ptune.training.job import task_of
-from ptune.training.loop import Step
 from ptune.training.options import Options
 from ptune.training.rows import RunRows, Sources, answers_in, read_rows
 from ptune.training.schedule import Plan
@@ -109,11 +109,16 @@ def own_side(job: Job) -> Side:
     """As ptune trains."""
     options = Options.of(job.recipe, autocast=job.autocast)
     job.prompt.train()
-    step = Step(job.backbone, job.task, job.prompt)
-    return Side(step, options.groups(job.prompt), job.backbone.geometry.padded)
+
+    def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
+        part = Part(job.prompt.tensors(), job.task, examples)
+        (read,) = read_together(job.backbone, [part])
+        return job.task.loss(read, examples, job.prompt.head)
+
+    return Side(losses, options.groups(job.prompt), job.backbone.geometry.padded)
 
 
-class Learner:
+class Timed:
     """Takes a step when asked, and says what it took."""
 
     def __init__(self, job: Job, side: Side) -> None:

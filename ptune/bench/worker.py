@@ -39,7 +39,7 @@ def work_side(job: Line, backbone: "Backbone | None" = None) -> None:
     """Take a step whenever asked; on the recipe's backbone, or on one that is given."""
     # Here and not above: the process that measures the peak needs none of it.
     from ptune.bench.peer import peer_job, peer_side
-    from ptune.bench.sides import Learner, make_job, own_side
+    from ptune.bench.sides import Timed, make_job, own_side
     from ptune.config import Recipe
     from ptune.training import load_backbone
 
@@ -47,14 +47,14 @@ def work_side(job: Line, backbone: "Backbone | None" = None) -> None:
     loaded = backbone or load_backbone(recipe)
     if job["side"] == "peft":
         made = peer_job(recipe, loaded, steps=job["steps"])
-        learner = Learner(made, peer_side(made, recipe))
-        serve(learner.facts, {"step": learner.step, "memory": peak_memory})
+        timed = Timed(made, peer_side(made, recipe))
+        serve(timed.facts, {"step": timed.step, "memory": peak_memory})
         return
     made = make_job(recipe, loaded, steps=job["steps"])
     loaded.gradient_checkpointing = recipe.gradient_checkpointing
-    learner = Learner(made, own_side(made))
+    timed = Timed(made, own_side(made))
     with loaded.injected():
-        serve(learner.facts, {"step": learner.step, "memory": peak_memory})
+        serve(timed.facts, {"step": timed.step, "memory": peak_memory})
 
 
 if __name__ == "__main__":

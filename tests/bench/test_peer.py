@@ -6,7 +6,7 @@ from tiny_runs import LABELS, TEMPLATE, TEXTS, write_rows
 
 from ptune.bench import peer
 from ptune.bench.peer import padded_inputs, peer_job, peer_side
-from ptune.bench.sides import Learner, make_job, own_side
+from ptune.bench.sides import Timed, make_job, own_side
 from ptune.config import Recipe
 from ptune.errors import ConfigError
 
@@ -69,11 +69,11 @@ def peer_of(rows, settings, family="llama"):
 def test_peft_takes_the_same_steps(rows, family, settings):
     recipe, backbone = recipe_of(rows, settings), tiny.backbone(family)
     job = make_job(recipe, backbone, steps=3)
-    own = Learner(job, own_side(job))
+    own = Timed(job, own_side(job))
     with backbone.injected():
         losses = [own.step()["loss"] for _ in range(3)]
     job, side = peer_of(rows, settings, family)
-    other = Learner(job, side)
+    other = Timed(job, side)
     assert side.another is None
     assert [other.step()["loss"] for _ in range(3)] == pytest.approx(losses, abs=2e-5)
     assert losses[0] != pytest.approx(losses[2], abs=1e-3)
@@ -103,7 +103,7 @@ def test_peft_takes_the_same_steps(rows, family, settings):
 def test_losses_of_another_function_are_told_to_be(rows, settings, sentence):
     job, side = peer_of(rows, settings)
     assert side.another == sentence
-    assert Learner(job, side).step()["loss"] > 0
+    assert Timed(job, side).step()["loss"] > 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import tiny
 from tiny_runs import LABELS, TEMPLATE, TEXTS, Watcher, write_rows
 
 import ptune
-from ptune.bench.sides import Learner, backward_share, make_job, own_side
+from ptune.bench.sides import Timed, backward_share, make_job, own_side
 from ptune.config import Recipe
 from ptune.encoders import PrefixEncoder, SiteShape
 from ptune.errors import ConfigError
@@ -30,7 +30,7 @@ def learner(rows, steps=3, **settings):
     backbone = tiny.backbone("llama")
     recipe = Recipe.make(backbone="tiny", train=rows, **(SETTINGS | settings))
     job = make_job(recipe, backbone, steps=steps)
-    return Learner(job, own_side(job)), backbone
+    return Timed(job, own_side(job)), backbone
 
 
 def test_a_measured_step_is_a_step_of_training(rows):
