@@ -18,6 +18,7 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.run import generate, run
 from ptune.tasks import Example, Prediction, Task
+from ptune.trunk import Trunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def measure_examples(
     examples: Sequence[Example],
     *,
     batch_size: int,
+    trunk: Trunk | None = None,
 ) -> list[Measured]:
     """Loss and prediction of each row, in the order of the rows; there may be none."""
     losses = torch.zeros(len(examples))
@@ -68,9 +70,10 @@ def measure_examples(
     with torch.no_grad(), backbone.injected():
         for indices in by_length(examples, batch_size):
             chosen = [examples[i] for i in indices]
-            read = run(
-                backbone, [prompt], backbone.pack([e.sequence for e in chosen]), read=task.read
-            )
+            sequences = [e.sequence for e in chosen]
+            batch = backbone.pack(sequences)
+            entering = None if trunk is None else trunk.entering(sequences, [prompt], batch)
+            read = run(backbone, [prompt], batch, read=task.read, entering=entering)
             losses[indices] = task.loss(read, chosen, head).float().cpu()
             if not task.generates:
                 predictions |= zip(indices, task.predict(read, chosen, head), strict=True)

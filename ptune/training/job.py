@@ -24,6 +24,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors
 from ptune.training.loop import CHECKPOINT, Loop, make_accelerator
 from ptune.training.options import Options
+from ptune.training.remember import remember
 from ptune.training.report import Report, Watcher
 from ptune.training.rows import RunRows, Source, Sources, answers_in, read_rows
 from ptune.training.schedule import Plan
@@ -159,8 +160,18 @@ def _train(
         seed=recipe.seed,
     )
     autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
-    facts = _facts(recipe, backbone, data, training, _numbers(prompt))
     accelerator = make_accelerator(backbone.device)
+    remembered = remember(
+        recipe,
+        backbone,
+        [prompt],
+        training,
+        validation,
+        plan,
+        world=accelerator.num_processes,
+        output=output,
+    )
+    facts = _facts(recipe, backbone, data, training, _numbers(prompt)) | remembered.facts
     main = accelerator.is_main_process
     report = Report(
         output if main else None, tracker=recipe.tracker, watcher=watcher if main else None
@@ -177,6 +188,7 @@ def _train(
         identity=_identity(recipe, backbone, data),
         report=report,
         accelerator=accelerator,
+        trunk=remembered.trunk,
     )
     if resume:
         loop.load()
@@ -189,9 +201,8 @@ def _train(
         report.close()
     seconds = time.perf_counter() - start
     loop.keep_best()
-    scores = {"validation": loop.progress.best_scores} if validation else {}
-    if testing:
-        scores["test"] = loop.evaluate(testing).scores
+    scores = _scores(loop, testing)
+    remembered.close()
     soft = _soft_prompt(recipe, backbone, task, data.template, loop, scores)
     if output is not None and main:
         soft.save(output / "prompt")
@@ -207,6 +218,12 @@ def _task_and_prompt(
     if prompt.offset:  # its keys stand at positions that rows then cannot have
         task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
     return task, prompt
+
+
+def _scores(loop: Loop, testing: Sequence[Example]) -> dict[str, dict[str, float]]:
+    """The best scores on the validation rows, and those on the test rows, now."""
+    scores = {"validation": loop.progress.best_scores} if loop.validation else {}
+    return scores | ({"test": loop.evaluate(testing).scores} if testing else {})
 
 
 def _numbers(prompt: TrainablePrompt) -> int:

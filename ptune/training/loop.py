@@ -33,6 +33,7 @@ from ptune.training.checkpoint import Progress
 from ptune.training.options import Options
 from ptune.training.report import Report
 from ptune.training.schedule import Plan, lr_share
+from ptune.trunk import Trunk
 
 # Scores of which less is better.
 LESS_IS_BETTER = frozenset({"loss", "perplexity", "mse"})
@@ -43,16 +44,20 @@ CHECKPOINT = "checkpoint"
 class Step(nn.Module):
     """The loss of a batch as one module, so that DDP sees the prompt's parameters and no others."""
 
-    def __init__(self, backbone: Backbone, task: Task, prompt: TrainablePrompt) -> None:
+    def __init__(
+        self, backbone: Backbone, task: Task, prompt: TrainablePrompt, trunk: Trunk | None
+    ) -> None:
         super().__init__()
         self.prompt = prompt
-        self._frozen = (backbone, task)
+        self._frozen = (backbone, task, trunk)
 
     def forward(self, examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         """Each example's loss; the encoders run once."""
-        backbone, task = self._frozen
-        batch = backbone.pack([example.sequence for example in examples])
-        read = run(backbone, [self.prompt.tensors()], batch, read=task.read)
+        backbone, task, trunk = self._frozen
+        sequences = [example.sequence for example in examples]
+        batch, prompts = backbone.pack(sequences), [self.prompt.tensors()]
+        entering = None if trunk is None else trunk.entering(sequences, prompts, batch)
+        read = run(backbone, prompts, batch, read=task.read, entering=entering)
         return task.loss(read, examples, self.prompt.head)
 
 
@@ -63,6 +68,7 @@ class Loop:
         identity: what must be equal for a checkpoint to be gone on with.
         output: folder of the checkpoints and the log; None keeps nothing.
         accelerator: from `make_accelerator`.
+        trunk: what the layers beneath the prompt compute, if it is remembered.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Loop:
         identity: Mapping[str, Any],
         report: Report,
         accelerator: Accelerator,
+        trunk: Trunk | None = None,
     ) -> None:
         self.backbone, self.task, self.prompt = backbone, task, prompt
         self.training, self.validation = training, validation
@@ -87,12 +94,12 @@ class Loop:
         self.identity = identity
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
-        self.accelerator = accelerator
+        self.accelerator, self.trunk = accelerator, trunk
         self.optimizer = torch.optim.AdamW(
             options.groups(prompt), weight_decay=options.weight_decay
         )
         prompt.to(backbone.device)
-        self.step_module = self.accelerator.prepare(Step(backbone, task, prompt))
+        self.step_module = self.accelerator.prepare(Step(backbone, task, prompt, trunk))
         self._stop = False
         self._random: Mapping[str, Tensor] | None = None
 
@@ -219,6 +226,7 @@ class Loop:
             self.prompt.head,
             examples[rank::world],
             batch_size=self.options.evaluation_batch_size,
+            trunk=self.trunk,
         )
         self.prompt.train(training)
         gathered = iter(gather_object(mine))  # the rows of process 0, then those of process 1, ...
