@@ -38,12 +38,17 @@ def _by_task(lines: Sequence[Line], part: str | None) -> str:
     return import_module("quality").table(lines, part)
 
 
+def _whole(module: str, lines: Sequence[Line], part: str | None) -> str:
+    return import_module(module).table(lines)
+
+
 # Name of a benchmark -> what makes its table.
 MAKERS: Mapping[str, Maker] = {
     "classic_job": partial(_by_method, "classic_job"),
     "defaults": partial(_by_method, "defaults"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
+    "upper_layers": partial(_whole, "upper_layers"),
 }
 
 

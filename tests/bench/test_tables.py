@@ -67,7 +67,8 @@ def test_an_unknown_name_is_refused(results):
     import tables
 
     said = (
-        '"bench:speed" is unknown. Known: classic_job, defaults, quality_causal, quality_encoder.'
+        '"bench:speed" is unknown. Known: classic_job, defaults, quality_causal, quality_encoder, '
+        "upper_layers."
     )
     with pytest.raises(ValueError, match=re.escape(said)):
         tables.rewrite("<!-- bench:speed -->\n<!-- /bench -->", results)
