@@ -239,8 +239,8 @@ class Trunk:
                for p in prompts):  # fmt: skip
             raise ValueError("A prompt reaches beneath the cut of the frozen trunk.")
         known: dict[Segment, object] = {}
-        for chunk in reversed(self._chunks_of(sequences, prompts)):
-            known |= self._kept[chunk]  # the first chunk of a batch has the last word
+        for chunk in self._chunks_of(sequences, prompts):
+            known |= self._kept[chunk]  # what is in several is taken of the last one
         found = segments(batch, prompts)
         fresh = self._compute([one for one in found if one not in known])
         lines = [fresh[one] if one in fresh else self._get(known[one]) for one in found]
