@@ -19,6 +19,8 @@ on its rows alone, and not on what was run before. A run that was stopped goes o
 Rows beyond the room are run through the trunk every time. Knows no recipe and no task.
 """
 
+import errno
+import os
 import tempfile
 import warnings
 import weakref
@@ -152,14 +154,16 @@ class Disk:
     where = "on disk"
 
     def __init__(self, folder: Path | None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # `close`, or else
+        # Without a buffer, so that nothing is left to be written when the disk is full.
+        self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
 
     def put(self, states: Lines) -> tuple[int, torch.Size, torch.dtype]:
         """Keep states; returns by what `get` finds them."""
         place = self._file.seek(0, 2)
-        self._file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
-        self._file.flush()  # a full disk is noticed now
+        data = states.contiguous().view(torch.uint8).numpy().tobytes()
+        if self._file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return place, states.shape, states.dtype
 
     def get(self, kept: tuple[int, torch.Size, torch.dtype]) -> Lines:

@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,6 +224,18 @@ def test_on_disk_is_as_in_memory_and_leaves_nothing_behind(tmp_path):
         equal(remembered(disk, [prompt], batch), remembered(memory, [prompt], batch), 0.0)
     disk.close()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here that is always full")
+def test_a_disk_without_room_is_an_error_that_can_be_met(monkeypatch):
+    def always_full(buffering, dir):
+        return Path("/dev/full").open("r+b", buffering=buffering)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", always_full)
+    disk = Disk(None)
+    with pytest.raises(OSError, match="No space left on device"):
+        disk.put(torch.ones(2, 3))
+    disk.close()
 
 
 class Full(Memory):

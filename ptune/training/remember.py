@@ -76,12 +76,14 @@ def remember(
         return _not(str(error))
     chunks = _chunks(recipe, plan, training, validation, world)
     store = _disk(output) if room.disk else Memory()
-    trunk = Trunk(backbone, cut, chunks, store=store, room=room.bytes)
+    # Prompts that shift positions, each by so much, see states of their own.
+    kinds = len({prompt.offset for prompt in prompts})
+    trunk = Trunk(backbone, cut, chunks, store=store, room=room.bytes // kinds)
     if not trunk.rows_kept:
         trunk.close()
         return _not(f"{recipe.trunk_cache} has no room for a batch")
     part = "" if trunk.rows_kept == trunk.rows else f" for {trunk.rows_kept} of {trunk.rows} rows"
-    said = f"{cut.layers} of {cut.total} layers remembered{part}, {_size(trunk.bytes_kept)}"
+    said = f"{cut.layers} of {cut.total} layers remembered{part}, {_size(kinds * trunk.bytes_kept)}"
     return Remembered(trunk, f"Frozen trunk: {said} {store.where}.")
 
 
