@@ -62,6 +62,7 @@ MAKERS: Mapping[str, Maker] = {
     "quality_encoder": _by_task,
     "replicas": partial(_by_shape, "replicas"),
     "v2_encoder": partial(_whole, "v2_encoder"),
+    "upper_layers": partial(_whole, "upper_layers"),
 }
 
 

@@ -356,3 +356,16 @@ def _alike(segments: Sequence[_Segment]) -> Iterator[list[int]]:
             group.append(member)
             real += length
         yield group
+
+
+def count_tokens(sequences: Sequence[TokenSequence], *, share: bool) -> int:
+    """How many tokens a pack of these sequences has.
+
+    >>> rows = [TokenSequence((-1, -2, 5, 6), shared=2), TokenSequence((-1, -2, 7), shared=2)]
+    >>> count_tokens(rows, share=True), count_tokens(rows, share=False)
+    (5, 7)
+    """
+    forest = _Forest(share)
+    for sequence in sequences:
+        forest.add(sequence)
+    return sum(len(segment.ids) for segment in forest.segments)

@@ -74,7 +74,7 @@ def fact_lines(facts: Mapping[str, object]) -> list[str]:
         f"({100 * _number(facts['trained share']):.3g} % of the backbone's)"
     )
     lines = [first]
-    lines += [str(facts[key]) for key in ("rows cut", "imbalance") if key in facts]
+    lines += [str(facts[key]) for key in ("rows cut", "imbalance", "frozen trunk") if key in facts]
     notes = facts.get("notes")
     return lines + ([str(note) for note in notes] if isinstance(notes, list) else [])
 

@@ -19,6 +19,7 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
+from ptune.trunk import Trunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +79,26 @@ class Part:
     head: nn.Module | None = None
 
 
-def read_together(backbone: Backbone, parts: Sequence[Part]) -> list[Read]:
+def read_together(
+    backbone: Backbone, parts: Sequence[Part], trunk: Trunk | None = None
+) -> list[Read]:
     """Run the rows of all parts in one pass, each with its own prompt; what each part's rows read.
 
     All tasks read the same kind of thing.
+
+    Args:
+        trunk: what the layers beneath all of the prompts compute, if it is remembered.
     """
-    sequences = [
+    by_part = [
         [replace(example.sequence, prompt=at) for example in part.examples]
         for at, part in enumerate(parts)
     ]
-    batch = backbone.pack(list(chain.from_iterable(sequences)))
+    sequences, prompts = list(chain.from_iterable(by_part)), [part.prompt for part in parts]
+    batch = backbone.pack(sequences)
+    entering = None if trunk is None else trunk.entering(sequences, prompts, batch)
     (kind,) = {part.task.read for part in parts}
-    read = run(backbone, [part.prompt for part in parts], batch, read=kind)
-    ends = list(accumulate(sum(map(_reads, own)) for own in sequences))
+    read = run(backbone, prompts, batch, read=kind, entering=entering)
+    ends = list(accumulate(sum(map(_reads, own)) for own in by_part))
     return [read[start:end] for start, end in pairwise([0, *ends])]
 
 
@@ -99,12 +107,17 @@ def _reads(sequence: TokenSequence) -> int:
 
 
 def measure_together(
-    backbone: Backbone, parts: Sequence[Part], *, batch_sizes: Sequence[int]
+    backbone: Backbone,
+    parts: Sequence[Part],
+    *,
+    batch_sizes: Sequence[int],
+    trunk: Trunk | None = None,
 ) -> list[list[Measured]]:
     """What `measure_examples` gives, of several prompts at once.
 
     Args:
         batch_sizes: rows of each part in one pass.
+        trunk: as in `read_together`.
     """
     losses: list[dict[int, float]] = [{} for _ in parts]
     predictions: list[dict[int, Prediction]] = [{} for _ in parts]
@@ -114,7 +127,7 @@ def measure_together(
             taking = [at for at, indices in enumerate(several) if indices]
             chosen = {at: [parts[at].examples[i] for i in several[at]] for at in taking}
             some = [replace(parts[at], examples=chosen[at]) for at in taking]
-            for at, read in zip(taking, read_together(backbone, some), strict=True):
+            for at, read in zip(taking, read_together(backbone, some, trunk), strict=True):
                 task, head = parts[at].task, parts[at].head
                 found = task.loss(read, chosen[at], head).float().tolist()
                 losses[at] |= zip(several[at], found, strict=True)

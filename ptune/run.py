@@ -9,6 +9,7 @@ evaluated. Knows no task and no template.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, overload
 
 import torch
@@ -19,7 +20,8 @@ from ptune.backbone import Backbone
 from ptune.batch import Batch, PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
 from ptune.errors import BackboneError
-from ptune.inject import Call, Words
+from ptune.inject import Call, Cut, Entering, Words
+from ptune.inject.layers import above, beneath
 from ptune.inject.probe import inputs_of
 
 Reading = Literal["states", "words", "logits"]
@@ -33,18 +35,29 @@ def run(
     batch: Batch,
     *,
     read: Literal["states", "logits"] = "states",
+    entering: Entering | None = None,
 ) -> Float[Tensor, "reads features"]: ...
 
 
 @overload
 def run(
-    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch, *, read: Literal["words"]
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    batch: Batch,
+    *,
+    read: Literal["words"],
+    entering: Entering | None = None,
 ) -> Words: ...
 
 
 @overload
 def run(
-    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch, *, read: Reading
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    batch: Batch,
+    *,
+    read: Reading,
+    entering: Entering | None = None,
 ) -> Read: ...
 
 
@@ -54,6 +67,7 @@ def run(
     batch: Batch,
     *,
     read: Reading = "states",
+    entering: Entering | None = None,
 ) -> Read:
     """Run the frozen backbone on a batch and return what stands at its reads.
 
@@ -62,6 +76,8 @@ def run(
         batch: from `Backbone.pack`.
         read: final states (before any head); `Words`, from which a task takes the probabilities of
             the words that it needs; or logits over the whole vocabulary.
+        entering: what the lower layers compute of this batch (`run_beneath`, `ptune.trunk`), so
+            that they need not run; None runs them.
     Returns:
         One row a read, in the order of `Batch.reads`. Gradients reach the prompts alone.
     Raises:
@@ -73,18 +89,45 @@ def run(
             "words. Use a model saved with one, or task: sequence-classification."
         )
     batch = batch.to(backbone.device)
-    call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
-    call.build_banks(backbone.dtype, backbone.device)
-    ids = _with_virtual_ids(batch.ids, batch.prompt, call)
-    first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
-    inputs = inputs_of(batch, ids, backbone.geometry.takes, first)
-    with backbone.injected() as injection, injection.serving(call):
+    call, inputs = _prepared(backbone, prompts, batch)
+    with ExitStack() as stack:
+        injection = stack.enter_context(backbone.injected())
+        stack.enter_context(injection.serving(call))
+        if entering is not None:
+            stack.enter_context(above(injection, entering))
         output = backbone.body(**inputs)
         states = output.last_hidden_state.flatten(0, 1).index_select(0, batch.reads)
     if read == "states":
         return states
     words = Words(states, backbone.language_head(type(output)))
     return words if read == "words" else words.logits()
+
+
+@torch.no_grad()
+def run_beneath(
+    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch, cut: Cut
+) -> Float[Tensor, "lines tokens width"]:
+    """Run the layers beneath a cut and return the states that enter the first one above it."""
+    batch = batch.to(backbone.device)
+    call, inputs = _prepared(backbone, prompts, batch)
+    with (
+        backbone.injected() as injection,
+        injection.serving(call),
+        beneath(injection, cut) as caught,
+    ):
+        backbone.body(**inputs)
+    return caught[0]
+
+
+def _prepared(
+    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch
+) -> tuple[Call, dict[str, Any]]:
+    """What a pass over a batch shares with its hooks, and the arguments of the model."""
+    call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
+    call.build_banks(backbone.dtype, backbone.device)
+    ids = _with_virtual_ids(batch.ids, batch.prompt, call)
+    first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
+    return call, inputs_of(batch, ids, backbone.geometry.takes, first)
 
 
 def _with_virtual_ids(

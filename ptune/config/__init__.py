@@ -2,6 +2,7 @@
 
     recipe.py    every key once: default, range, meaning       start here
     rules.py     which settings go together
+    room.py      how much may be kept, and where
     reading.py   YAML files and key=value texts
     wording.py   from a declaration to sentences
 
@@ -16,6 +17,7 @@ from ptune.config.recipe import (
     Recipe,
     settings_table,
 )
+from ptune.config.room import Room
 from ptune.config.rules import ENCODERS_OF, METRICS_OF
 from ptune.config.wording import SettingRow
 
@@ -26,6 +28,7 @@ __all__ = [
     "METRICS_OF",
     "MethodDefaults",
     "Recipe",
+    "Room",
     "SettingRow",
     "seeds_of",
     "settings_table",

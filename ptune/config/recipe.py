@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from ptune.config import room
 from ptune.config.reading import override, read_yaml
 from ptune.config.rules import ENCODERS_OF, METRICS_OF, clashes
 from ptune.config.wording import SettingRow, absent, refusal, row, setting, takes_yaml, together
@@ -187,6 +188,12 @@ class Recipe(BaseModel):
         "auto", "Of the computation; bf16 holds the weights in it, too; auto: that of the weights."
     )
     gradient_checkpointing: bool = _train(False, "Compute states twice to need less memory.")
+    trunk_cache: str = _train(
+        "auto",
+        "Room for what the layers beneath a deep prompt compute, kept from epoch to epoch; auto: "
+        f"{room.AUTO_BYTES // 10**9} GB of main memory.",
+        allowed=room.ALLOWED,
+    )
     evaluate_every: int | None = _train(
         None, "Steps between two evaluations; null: once an epoch.", low=1
     )
@@ -228,6 +235,12 @@ class Recipe(BaseModel):
             fits = value is None or (0 < len(value) == len(set(value)) and min(value) >= 0)
         if not fits:
             raise ValueError
+        return value
+
+    @field_validator("trunk_cache", mode="after")
+    @classmethod
+    def _room_is_a_size(cls, value: str) -> str:
+        room.Room.parse(value)
         return value
 
     @field_validator("verbalizer", mode="before")

@@ -150,6 +150,14 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         "metric = perplexity goes with task = causal-lm only; task is {task}.",
     ),
     (
+        lambda v: v["trunk_cache"] not in ("auto", "off") and not _above_the_first(v),
+        (
+            "trunk_cache = {trunk_cache} has nothing to keep: no layer lies beneath the prompt. "
+            "Choose method: p-tuning-v2 with layers above the first (layers: upper:4), or leave "
+            "trunk_cache out."
+        ),
+    ),
+    (
         lambda v: not _head(v) and v["head_lr"] is not None,
         "head_lr = {head_lr} has nothing to train: task = {task} has no head. Leave head_lr out.",
     ),
@@ -159,6 +167,11 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
 def _encoder_of(v: Values) -> str | None:
     """Return the encoder that will be used, the default of the method included."""
     return v["encoder"] or next(iter(ENCODERS_OF[v["method"]]), None)
+
+
+def _above_the_first(v: Values) -> bool:
+    """Tell whether a deep prompt may leave layers beneath it; `upper:N` is known later."""
+    return isinstance(v["layers"], str) or (v["layers"] is not None and min(v["layers"]) > 0)
 
 
 def _no_validation(v: Values) -> bool:

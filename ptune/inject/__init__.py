@@ -6,11 +6,14 @@ shims       families whose attention needs a stand-in
 probe       what a model is, found by running it
 head        the language-model head, at few positions and few words
 session     all of these put into a model for the time of a context
+layers      a pass through the lower or the upper layers only
 """
 
 from ptune.inject.call import Call as Call
 from ptune.inject.head import LanguageHead as LanguageHead
 from ptune.inject.head import Words as Words
+from ptune.inject.layers import Cut as Cut
+from ptune.inject.layers import Entering as Entering
 from ptune.inject.probe import probe as probe
 from ptune.inject.session import Injection as Injection
 from ptune.inject.session import injected as injected

@@ -41,6 +41,12 @@ class Injection:
         count = self.call.count(module)
         return None if calls is None else calls[count % len(calls)]
 
+    def pass_over(self, sites: int) -> None:
+        """Count so many sites as met, for a pass that begins above them."""
+        assert self.call is not None
+        for site in self.sites[:sites]:
+            self.call.count(self.model.get_submodule(site.name))
+
     @contextmanager
     def serving(self, call: Call) -> Iterator[None]:
         """Let the passes inside see this call's prompts. It stays in force until the next one.

@@ -25,6 +25,7 @@ from ptune.training.build import build_prompt, head_tensors
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
+from ptune.training.remember import Remembered, remember
 from ptune.training.report import Report, Watcher
 from ptune.training.rows import RunRows, Source, Sources, answers_in, read_rows
 from ptune.training.schedule import Plan
@@ -185,8 +186,10 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
     jobs = [replace(job, recipe=_with_pooling(job.recipe, backbone)) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
-    loop = Loop(backbone, learners, accelerator=accelerator)
+    remembered = _remembered(jobs[0], backbone, learners, accelerator)
+    loop = Loop(backbone, learners, accelerator=accelerator, trunk=remembered.trunk)
     for one in made:
+        one.facts.update(remembered.facts)
         if one.job.resume:
             one.learner.load()
         one.learner.report.start(one.learner.plan, one.facts, step=one.learner.progress.step)
@@ -198,6 +201,7 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
             learner.report.close()
     seconds = time.perf_counter() - start
     _test(loop, made)
+    remembered.close()
     results = [one.learner.error or _result(one, backbone, seconds) for one in made]
     if accelerator.is_main_process:
         for one, result in zip(made, results, strict=True):
@@ -242,6 +246,23 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     )
     facts = _facts(recipe, backbone, data, training, _numbers(prompt))
     return _Made(job, learner, _examples(task, data.test, recipe), facts, {})
+
+
+def _remembered(
+    job: Job, backbone: Backbone, learners: Sequence[Learner], accelerator: Accelerator
+) -> Remembered:
+    """The trunk of the pass. Its rows are those of the first learner, which has them all."""
+    first = learners[0]
+    return remember(
+        job.recipe,
+        backbone,
+        [learner.prompt for learner in learners],
+        first.training,
+        first.validation,
+        first.plan,
+        world=accelerator.num_processes,
+        output=job.output,
+    )
 
 
 def _plan(recipe: Recipe, rows: int) -> Plan:

@@ -29,6 +29,7 @@ from ptune.errors import ConfigError, TrainingError
 from ptune.evaluation import Measured, Part, measure_together, read_together
 from ptune.tasks import Example
 from ptune.training.learner import Learner
+from ptune.trunk import Trunk
 
 # A learner and rows of its own.
 Share = tuple[Learner, Sequence[Example]]
@@ -37,16 +38,18 @@ Share = tuple[Learner, Sequence[Example]]
 class Step(nn.Module):
     """The losses of a pass as one module: DDP sees the prompts' parameters and no others."""
 
-    def __init__(self, backbone: Backbone, learners: Sequence[Learner]) -> None:
+    def __init__(
+        self, backbone: Backbone, learners: Sequence[Learner], trunk: Trunk | None
+    ) -> None:
         super().__init__()
         self.prompts = nn.ModuleList(learner.prompt for learner in learners)
-        self._frozen = (backbone,)
+        self._frozen = (backbone, trunk)
 
     def forward(self, shares: Sequence[Share]) -> list[Float[Tensor, " examples"]]:
         """Of each learner, each example's loss; its encoders run once."""
-        (backbone,) = self._frozen
+        backbone, trunk = self._frozen
         parts = [Part(learner.tensors(), learner.task, rows) for learner, rows in shares]
-        reads = read_together(backbone, parts)
+        reads = read_together(backbone, parts, trunk)
         return [
             learner.losses(read, rows) for (learner, rows), read in zip(shares, reads, strict=True)
         ]
@@ -58,6 +61,7 @@ class Loop:
     Args:
         learners: their options agree in what the pass has once: autocast, gradient checkpointing.
         accelerator: from `make_accelerator`.
+        trunk: what the layers beneath all prompts compute, if it is remembered.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class Loop:
         learners: Sequence[Learner],
         *,
         accelerator: Accelerator,
+        trunk: Trunk | None = None,
     ) -> None:
         self.backbone, self.learners, self.accelerator = backbone, learners, accelerator
         self.options = learners[0].options
-        self.step_module = self.accelerator.prepare(Step(backbone, learners))
+        self.step_module = self.accelerator.prepare(Step(backbone, learners, trunk))
+        self.trunk = trunk
         self._stop = False
 
     def run(self) -> None:
@@ -176,7 +182,7 @@ class Loop:
             for learner, rows in asked
         ]
         sizes = [learner.options.evaluation_batch_size for learner, _ in asked]
-        mine = measure_together(self.backbone, parts, batch_sizes=sizes)
+        mine = measure_together(self.backbone, parts, batch_sizes=sizes, trunk=self.trunk)
         for (learner, _), training in zip(asked, modes, strict=True):
             learner.prompt.train(training)
         return [

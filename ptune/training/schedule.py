@@ -5,6 +5,7 @@ Because nothing here has a state, a run that goes on at step 317 sees what it wo
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -51,10 +52,15 @@ class Plan:
         [0, 1, 2, 3, 4]
         """
         epoch, within = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator)
         start = within * self.rows_per_step
-        return order[start : start + self.rows_per_step].tolist()
+        return list(_order(self.rows, self.seed, epoch)[start : start + self.rows_per_step])
+
+
+@lru_cache(maxsize=2)
+def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The order of an epoch, drawn once and not in every step."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return tuple(torch.randperm(rows, generator=generator).tolist())
 
 
 def lr_share(

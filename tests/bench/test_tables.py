@@ -68,7 +68,8 @@ def test_an_unknown_name_is_refused(results):
 
     said = (
         '"bench:speed" is unknown. Known: classic_job, defaults, first_step, growth, '
-        "label_scoring, quality_causal, quality_encoder, replicas, v2_encoder."
+        "label_scoring, quality_causal, quality_encoder, replicas, upper_layers, "
+        "v2_encoder."
     )
     with pytest.raises(ValueError, match=re.escape(said)):
         tables.rewrite("<!-- bench:speed -->\n<!-- /bench -->", results)

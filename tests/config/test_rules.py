@@ -57,6 +57,30 @@ DEEP = "p-tuning-v2"
                 "Choose method: p-tuning with encoder: lstm, or leave encoder_dropout out."
             ),
         ),
+        (
+            {"trunk_cache": "2GB"},
+            (
+                "trunk_cache = 2GB has nothing to keep: no layer lies beneath the prompt. Choose "
+                "method: p-tuning-v2 with layers above the first (layers: upper:4), or leave "
+                "trunk_cache out."
+            ),
+        ),
+        (
+            {"trunk_cache": "2GB", "method": DEEP},
+            (
+                "trunk_cache = 2GB has nothing to keep: no layer lies beneath the prompt. Choose "
+                "method: p-tuning-v2 with layers above the first (layers: upper:4), or leave "
+                "trunk_cache out."
+            ),
+        ),
+        (
+            {"trunk_cache": "2GB", "method": DEEP, "layers": [0, 2]},
+            (
+                "trunk_cache = 2GB has nothing to keep: no layer lies beneath the prompt. Choose "
+                "method: p-tuning-v2 with layers above the first (layers: upper:4), or leave "
+                "trunk_cache out."
+            ),
+        ),
         ({"init": "text"}, "init = text needs init_text, the text to start from."),
         (
             {"init": "random", "init_text": "a"},

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from tiny_runs import HEAD, ROWS, TABLE, log_of, tensors_of, train
+from tiny_runs import DEEP, HEAD, ROWS, TABLE, log_of, tensors_of, train
 
 TESTS = Path(__file__).parents[1]
 # 10 rows, 8 to train on: steps of 3 rows leave one process with fewer than the other.
 UNEVEN = TABLE | {"batch_size": 1, "accumulation": 3, "epochs": 2, "evaluate_every": 2}
-RUNS = {"even": TABLE, "uneven": UNEVEN, "head": HEAD}
+# Its frozen trunk is remembered: each process keeps the rows that it meets.
+UPPER = DEEP | {"layers": "upper:1"}
+RUNS = {"even": TABLE, "uneven": UNEVEN, "head": HEAD, "upper": UPPER}
 
 SCRIPT = """
 import os, signal, sys

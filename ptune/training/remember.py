@@ -1,0 +1,129 @@
+"""Whether a run remembers its frozen trunk, and which rows are computed together.
+
+    Frozen trunk: 8 of 12 layers remembered, 410 MB in memory.
+    Frozen trunk: not remembered, because its batches are padded.
+
+Remembered is what pays: the run has a second epoch, and a deep prompt that begins above the first
+layer, with no virtual token in the text. The rows of a batch of the first epoch are computed
+together, so that the first epoch computes nothing before its time, and each row once.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ptune.backbone import Backbone
+from ptune.batch import TokenSequence
+from ptune.config import Recipe, Room
+from ptune.errors import BackboneError, ConfigError
+from ptune.evaluation import by_length
+from ptune.tasks import Example
+from ptune.trainable import TrainablePrompt
+from ptune.training.schedule import Plan
+from ptune.trunk import Disk, Memory, Trunk, find_cut
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+class Remembered(NamedTuple):
+    """The trunk, if it is remembered, and a sentence about it, if there is something to say."""
+
+    trunk: Trunk | None = None
+    said: str | None = None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The sentence, among the facts of a run."""
+        return {} if self.said is None else {"frozen trunk": self.said}
+
+    def close(self) -> None:
+        """Let go of what was kept."""
+        if self.trunk is not None:
+            self.trunk.close()
+
+
+def remember(
+    recipe: Recipe,
+    backbone: Backbone,
+    prompts: Sequence[TrainablePrompt],
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    plan: Plan,
+    *,
+    world: int,
+    output: Path | None,
+) -> Remembered:
+    """Prepare the trunk of a run.
+
+    Args:
+        prompts: all that are trained in one pass.
+        world: number of processes.
+        output: folder of the run; a trunk on disk is kept there.
+    Raises:
+        ConfigError: the disk is to be used, and cannot be.
+    """
+    room = Room.parse(recipe.trunk_cache)
+    first = min((site for prompt in prompts for site in prompt.sites), default=0)
+    if room is None or not first:
+        return Remembered()
+    if any(prompt.shallow is not None for prompt in prompts):
+        return _not("the template has virtual tokens")
+    if plan.steps <= plan.steps_per_epoch:
+        return _not("the run has one epoch")
+    try:
+        cut = find_cut(backbone, first)
+    except BackboneError as error:
+        return _not(str(error))
+    chunks = _chunks(recipe, plan, training, validation, world)
+    store = _disk(output) if room.disk else Memory()
+    # Prompts that shift positions, each by so much, see states of their own.
+    kinds = len({prompt.offset for prompt in prompts})
+    trunk = Trunk(backbone, cut, chunks, store=store, room=room.bytes // kinds)
+    if not trunk.rows_kept:
+        trunk.close()
+        return _not(f"{recipe.trunk_cache} has no room for a batch")
+    part = "" if trunk.rows_kept == trunk.rows else f" for {trunk.rows_kept} of {trunk.rows} rows"
+    said = f"{cut.layers} of {cut.total} layers remembered{part}, {_size(kinds * trunk.bytes_kept)}"
+    return Remembered(trunk, f"Frozen trunk: {said} {store.where}.")
+
+
+def _not(reason: str) -> Remembered:
+    return Remembered(said=f"Frozen trunk: not remembered, because {reason}.")
+
+
+def _size(count: int) -> str:
+    unit, name = next(((u, n) for u, n in _UNITS if count >= u), _UNITS[-1])
+    return f"{count / unit:.3g} {name}"
+
+
+def _disk(output: Path | None) -> Disk:
+    try:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+        return Disk(output)
+    except OSError as error:
+        where = "the temporary folder" if output is None else output
+        raise ConfigError(
+            f"{where}: cannot be written ({error.strerror}), and trunk_cache is to be kept there. "
+            "Choose another output folder, or keep it in main memory (trunk_cache: 2GB)."
+        ) from None
+
+
+def _chunks(
+    recipe: Recipe,
+    plan: Plan,
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    world: int,
+) -> Iterator[list[TokenSequence]]:
+    """The batches of the first epoch and of an evaluation, those of all processes."""
+    for step in range(plan.steps_per_epoch):
+        rows = plan.rows_of(step)
+        for rank in range(world):
+            mine = rows[rank::world]
+            for at in range(0, len(mine), recipe.batch_size):
+                yield [training[row].sequence for row in mine[at : at + recipe.batch_size]]
+    for rank in range(world):
+        some = validation[rank::world]
+        for indices in by_length(some, recipe.evaluation_batch_size):
+            yield [some[index].sequence for index in indices]

@@ -1,0 +1,160 @@
+import pytest
+import tiny
+import torch
+from tiny_runs import DEEP, ROWS, SHORT, Killed, Watcher, log_of, same, tensors_of, train
+
+from ptune.batch import TokenSequence
+from ptune.config import Recipe
+from ptune.errors import ConfigError
+from ptune.tasks import Example
+from ptune.training.remember import _chunks
+from ptune.training.schedule import Plan
+
+UPPER = DEEP | {"layers": "upper:1"}
+HEAD = SHORT | {
+    "method": "p-tuning-v2",
+    "task": "sequence-classification",
+    "template": "{text}",
+    "prompt_length": 3,
+    "layers": "upper:1",
+}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny.backbone("llama")
+
+
+def said(backbone, settings, **more):
+    watcher = Watcher()
+    train(backbone, settings, watcher=watcher, **more)
+    return watcher.facts.get("frozen trunk")
+
+
+def runs_of_the_first_layer(backbone, settings, **more):
+    runs = []
+    site = backbone.body.get_submodule(backbone.geometry.sites[0].name)
+    handle = site.register_forward_pre_hook(lambda *_: runs.append(1))
+    train(backbone, settings, **more)
+    handle.remove()
+    return len(runs)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("llama", UPPER), ("bert", HEAD), ("albert", HEAD)])
+@pytest.mark.parametrize("room", ["auto", "disk:1MB", "0.006MB"])
+def test_a_run_that_remembers_is_the_run_that_does_not(tmp_path, name, settings, room):
+    b = tiny.backbone(name)
+    plain, ours = Watcher(), Watcher()
+    expected = train(b, settings, watcher=plain, trunk_cache="off", test=ROWS[:3])
+    got = train(b, settings, watcher=ours, trunk_cache=room, test=ROWS[:3], output=tmp_path / "run")
+    assert "frozen trunk" in ours.facts
+    assert "frozen trunk" not in plain.facts
+    for (_, loss), (_, other) in zip(ours.steps, plain.steps, strict=True):
+        assert loss == pytest.approx(other, rel=1e-5)
+    assert got.scores["test"] == pytest.approx(expected.scores["test"], rel=1e-5)
+    assert got.scores["validation"] == pytest.approx(expected.scores["validation"], rel=1e-5)
+    for site, kv in expected.prompt.deep.items():
+        torch.testing.assert_close(got.prompt.deep[site].keys, kv.keys, rtol=1e-4, atol=1e-4)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoint",
+        "log.jsonl",
+        "prompt",
+    ]
+
+
+def test_the_first_layer_runs_in_the_first_epoch_alone(backbone):
+    two, six = UPPER | {"epochs": 2}, UPPER | {"epochs": 6}
+    once = runs_of_the_first_layer(backbone, two)
+    assert runs_of_the_first_layer(backbone, six) == once
+    # Off: the same passes to find starts and answers, and 3 a further epoch (2 steps, 1 scoring).
+    off = {"trunk_cache": "off"}
+    assert (
+        runs_of_the_first_layer(backbone, six, **off)
+        == runs_of_the_first_layer(backbone, two, **off) + 4 * 3
+    )
+
+
+@pytest.mark.parametrize("room", ["auto", "disk:1MB", "0.006MB"])
+def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone, room):
+    settings = UPPER | {"prefix_dropout": 0.3, "trunk_cache": room}
+    train(backbone, settings, output=tmp_path / "whole")
+    for step in (1, 3, 5):
+        output = tmp_path / f"killed-{step}"
+        with pytest.raises(Killed):
+            train(backbone, settings, output=output, watcher=Watcher(die_after=step))
+        train(backbone, settings, output=output, resume=True)
+        assert same(tensors_of(output / "prompt"), tensors_of(tmp_path / "whole" / "prompt"))
+        assert log_of(output) == log_of(tmp_path / "whole")
+
+
+def test_bf16_training_of_a_float32_backbone_scores_in_float32_as_ever(backbone):
+    both = [train(backbone, UPPER, precision="bf16", trunk_cache=room) for room in ("auto", "off")]
+    first, second = (run.scores["validation"] for run in both)
+    assert first == pytest.approx(second, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "sentence"),
+    [
+        # 40 words, "label :" ten times, and a continuation of each row: 70 tokens of 32 floats.
+        (UPPER, {}, "Frozen trunk: 2 of 3 layers remembered, 8.96 kB in memory."),
+        (
+            UPPER,
+            {"trunk_cache": "disk:0.006MB"},
+            "Frozen trunk: 2 of 3 layers remembered for 6 of 10 rows, 5.5 kB on disk.",
+        ),
+        (
+            UPPER,
+            {"trunk_cache": "0.001MB"},
+            "Frozen trunk: not remembered, because 0.001MB has no room for a batch.",
+        ),
+        (UPPER, {"epochs": 1}, "Frozen trunk: not remembered, because the run has one epoch."),
+        (
+            UPPER,
+            {"template": "{soft:1}{text} label : {label}"},
+            "Frozen trunk: not remembered, because the template has virtual tokens.",
+        ),
+        (UPPER, {"trunk_cache": "off"}, None),
+        (DEEP, {}, None),
+        (DEEP | {"layers": "upper:3"}, {}, None),
+    ],
+)
+def test_a_run_says_what_it_remembers(backbone, settings, more, sentence):
+    assert said(backbone, settings | more) == sentence
+
+
+def test_a_backbone_that_cannot_be_cut_is_trained_the_ordinary_way():
+    b = tiny.backbone("llama")
+    layer = b.body.layers[0]
+    forward = layer.forward
+    layer.forward = lambda *args, **named: (forward(*args, **named), torch.ones(1))
+    b.body.layers[1].register_forward_pre_hook(lambda _m, args: (args[0][0], *args[1:]))
+    sentence = "Frozen trunk: not remembered, because its layers return more than states."
+    assert said(b, UPPER) == sentence
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, backbone):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "run"
+    message = (
+        f"{output}: cannot be written (Not a directory), and trunk_cache is to be kept there. "
+        "Choose another output folder, or keep it in main memory (trunk_cache: 2GB)."
+    )
+    with pytest.raises(ConfigError) as error:
+        train(backbone, UPPER, trunk_cache="disk:1MB", output=output)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_rows_are_computed_with_those_of_their_first_batch(world):
+    rows = [Example(TokenSequence((at + 1,) * (at + 1))) for at in range(10)]
+    plan = Plan.make(7, rows_per_step=4, epochs=2, max_steps=None, seed=0)
+    recipe = Recipe.make(batch_size=2, evaluation_batch_size=2)
+    chunks = list(_chunks(recipe, plan, rows[:7], rows[7:], world))
+    first = [rows[at].sequence for at in plan.rows_of(0)[0::world]][:2]
+    assert chunks[0] == first
+    assert all(len(chunk) <= 2 for chunk in chunks)
+    whole = [sequence.ids for chunk in chunks for sequence in chunk]
+    assert sorted(whole) == [row.sequence.ids for row in rows]
+    held_out = [rows[at].sequence for at in ((9, 8) if world == 1 else (9, 7))]
+    assert held_out in chunks
