@@ -22,16 +22,13 @@ large, nothing is left to win; the table has both.
 """
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from classic_job import ALLOCATION, bloom, memory
 from common import (
     Line,
     find_data,
@@ -43,10 +40,17 @@ from common import (
     settings_line,
     write_line,
 )
+from shapes import KINDS, random_model
+
+from ptune.bench.process import Process, peak_memory, say
 
 SLOTS = 20
 AGREEMENT = 1e-3
 SIDES = ("in a row", "side by side")
+SHAPES = {
+    "classic": ("bloom", {"layers": 24, "hidden": 1024, "vocabulary": 250_880}),
+    "bert": ("bert", {"layers": 12, "hidden": 768, "vocabulary": 30_522}),
+}
 METHODS = {"tiny": "prompt-tuning", "classic": "prompt-tuning", "bert": "p-tuning-v2"}
 
 
@@ -65,7 +69,7 @@ def main() -> None:
     parser.add_argument("--work", help="used by the script itself: measure one case")
     args = parser.parse_args()
     if args.work:
-        print("@" + json.dumps(measure(json.loads(args.work))))
+        say(measure(json.loads(args.work)))
         return
     if args.table:
         print(table(read_lines(args.table)))
@@ -91,20 +95,13 @@ def cases(args: Namespace) -> list[Line]:
 
 def in_a_process(case: Line, threads: int) -> Line:
     """Measure one case in a process of its own, so that memory and allocator start anew."""
-    environment = {**os.environ, **ALLOCATION, "OMP_NUM_THREADS": str(threads),
-                   "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}  # fmt: skip
-    done = subprocess.run(
+    process = Process(
         [sys.executable, __file__, "--work", json.dumps(case)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        env=environment,
+        threads=threads,
+        environment={"HF_HUB_OFFLINE": "1"},
     )
-    answers = [text for text in done.stdout.splitlines() if text.startswith("@")]
-    if done.returncode or not answers:
-        sys.exit("A measured process ended early; what it said stands above.")
-    line = {key: value for key, value in case.items() if key != "data"}
-    line |= json.loads(answers[-1][1:])
+    process.close()
+    line = {key: value for key, value in case.items() if key != "data"} | process.facts
     print(
         f"  {line['shape']}, batch {line['batch']}, rows to {line['tokens']}: "
         + ", ".join(f"{side} {line[side]['seconds']:.4f} s" for side in SIDES),
@@ -133,7 +130,7 @@ def measure(case: Line) -> Line:
             took, losses[side] = sides[side](case, backbone)
             seconds[side].append(took)
             counts.setdefault(side, list(tokens))
-            peaks.setdefault(side, peak(case))
+            peaks.setdefault(side, peak_memory()["peak_bytes"])
     found: Line = {
         side: {
             "seconds": statistics.median(seconds[side]),
@@ -216,29 +213,15 @@ def settings(case: Line) -> dict[str, Any]:
 
 def backbone_of(case: Line) -> Any:
     """The model of a shape, with the tokenizer that travels with ptune."""
-    import torch
-
     import ptune
 
-    torch.manual_seed(0)
     small = ptune.Backbone.load("ptune-tiny", device=case["device"], dtype=case["dtype"])
     if case["shape"] == "tiny":
         return small
-    make = bloom if case["shape"] == "classic" else bert
-    shape = {"layers": case["layers"], "hidden": 1024, "vocabulary": 250_880}
-    model = make(shape | {"dtype": case["dtype"]}).to(case["device"])
+    kind, whole = SHAPES[case["shape"]]
+    shape = whole | {"layers": min(whole["layers"], case["layers"])}
+    model = random_model(KINDS[kind](shape), case["dtype"], case["device"])
     return ptune.Backbone(model, small.tokenizer, f"{case['shape']} shape")
-
-
-def bert(job: Line) -> Any:
-    """BERT-base's configuration, its weights drawn by seed."""
-    import torch
-    import transformers
-
-    layers = min(12, job["layers"])
-    config = transformers.BertConfig(num_hidden_layers=layers)
-    model = transformers.BertModel(config).to(getattr(torch, job["dtype"]))
-    return model.requires_grad_(False).eval()
 
 
 def counted(backbone: Any) -> list[int]:
@@ -253,15 +236,6 @@ def counted(backbone: Any) -> list[int]:
 
     backbone.pack = counting
     return tokens
-
-
-def peak(case: Line) -> int:
-    """Peak memory so far: of the GPU, or of this process."""
-    import torch
-
-    if torch.device(case["device"]).type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return int(memory()["peak_bytes"])
 
 
 def apart(losses: dict[str, list[list[float]]]) -> float:

@@ -42,7 +42,7 @@ VARIANTS = (
     {"seed": 1, "encoder_dropout": 0.3},
     {"lr": 0.05, "template": LONGER, "schedule": "constant", "clip": 0.1},
     {"method": "prompt-tuning", "encoder": None, "batch_size": 2, "accumulation": 2},
-    {"encoder": "mlp", "epochs": 2, "loss": "vocabulary", "weight_decay": 0.1},
+    {"encoder": "mlp", "epochs": 1, "loss": "vocabulary", "weight_decay": 0.1},
     {"method": "prompt-tuning", "encoder": "residual", "batch_size": 3, "init": "vocabulary"},
     {"method": "p-tuning-v2", "encoder": None, "template": BARE, "prompt_length": 3, "seed": 2,
      "prefix_dropout": 0.3, "layers": "upper:2"},
@@ -105,7 +105,7 @@ def assert_as_if_alone(result, watcher, single, single_watcher):
 @pytest.mark.parametrize(
     ("name", "common", "chosen"),
     [
-        ("llama", SHALLOW, range(8)),
+        ("llama", SHALLOW | {"epochs": 2}, range(8)),
         # Absolute positions: deep prompts that start from a text move the rows, others do not.
         ("gpt2", SHALLOW | {"epochs": 2}, [1, 6, 7]),
         ("bert", HEAD | {"encoder": "lstm", "epochs": 2}, [1, 2, 6]),
@@ -270,9 +270,9 @@ def folder_of_a_run(output):
 
 
 def test_each_folder_is_that_of_a_run_alone(tmp_path, backbone):
-    variants = VARIANTS[1:4]
-    together(backbone, variants, SHALLOW, output=tmp_path / "all", names=["a", "b", "c"])
-    for name, variant in zip("abc", variants, strict=True):
+    variants = [VARIANTS[1], VARIANTS[3]]
+    together(backbone, variants, SHALLOW, output=tmp_path / "all", names=["a", "b"])
+    for name, variant in zip("ab", variants, strict=True):
         single, _ = alone(backbone, variant, SHALLOW, output=tmp_path / name)
         tensors, document, log = folder_of_a_run(tmp_path / "all" / name)
         expected, expected_document, expected_log = folder_of_a_run(tmp_path / name)
@@ -290,16 +290,16 @@ def test_each_folder_is_that_of_a_run_alone(tmp_path, backbone):
 
 
 def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone):
-    variants = [VARIANTS[1], VARIANTS[6]]
-    never, _ = together(backbone, variants, SHALLOW, output=tmp_path / "whole")
+    variants, short = [VARIANTS[1], VARIANTS[6]], SHALLOW | {"epochs": 2}
+    never, _ = together(backbone, variants, short, output=tmp_path / "whole")
     for step in (1, 3):
         output = tmp_path / f"killed-{step}"
         watchers = [Watcher(), Watcher(die_after=step)]
         with pytest.raises(Killed):
             ptune.train_replicas(
-                backbone, ROWS, variants, output=output, watchers=watchers, **SHALLOW
+                backbone, ROWS, variants, output=output, watchers=watchers, **short
             )
-        again, _ = together(backbone, variants, SHALLOW, output=output, resume=True)
+        again, _ = together(backbone, variants, short, output=output, resume=True)
         for at, (result, expected) in enumerate(zip(again, never, strict=True)):
             assert same(numbers(result.prompt), numbers(expected.prompt))
             whole = tmp_path / "whole" / f"replica-{at}"
