@@ -61,8 +61,8 @@ MAKERS: Mapping[str, Maker] = {
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "replicas": partial(_by_shape, "replicas"),
-    "v2_encoder": partial(_whole, "v2_encoder"),
     "upper_layers": partial(_whole, "upper_layers"),
+    "v2_encoder": partial(_whole, "v2_encoder"),
 }
 
 
