@@ -41,7 +41,7 @@ from torch import Tensor
 import ptune
 from ptune.config import Recipe
 from ptune.data import Rows, draw_rows, load_rows, split_rows
-from ptune.training.job import default_epochs
+from ptune.training.build import default_epochs
 from ptune.training.learner import LESS_IS_BETTER
 from ptune.training.schedule import Plan, lr_share
 

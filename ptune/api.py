@@ -11,9 +11,8 @@ the prompt was trained with.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -48,10 +47,10 @@ class Backbone(backbones.Backbone):
         return evaluate(self, prompt, rows, batch_size=batch_size, force=force)
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A prompt on its backbone: tensors, task and head."""
+class Ready(NamedTuple):
+    """A prompt on its backbone, in the order in which `ptune.evaluation` takes them."""
 
+    backbone: backbones.Backbone
     tensors: PromptTensors
     task: Task
     head: nn.Module | None
@@ -82,7 +81,7 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
     if head is not None:
         head.load_state_dict(dict(prompt.head))
         head.to(backbone.device).eval()
-    return Ready(prompt.tensors(backbone.device), task, head)
+    return Ready(backbone, prompt.tensors(backbone.device), task, head)
 
 
 def evaluate(
@@ -110,9 +109,7 @@ def evaluate(
     answers = answers_of(found, column, str(prompt.settings.get("problem", "single-label")))
     _check_known(found, answers, prompt.labels)
     examples = _told_cut(ready.task.examples(found, answers))
-    return evaluate_examples(
-        backbone, ready.tensors, ready.task, ready.head, examples, batch_size=batch_size
-    )
+    return evaluate_examples(*ready, examples, batch_size=batch_size)
 
 
 def predict(
@@ -126,9 +123,7 @@ def predict(
     """Predict rows that need no label. See `evaluate` for the arguments."""
     ready = make_ready(backbone, prompt, force=force)
     examples = _told_cut(ready.task.examples(_rows(prompt, rows)))
-    return predict_examples(
-        backbone, ready.tensors, ready.task, ready.head, examples, batch_size=batch_size
-    )
+    return predict_examples(*ready, examples, batch_size=batch_size)
 
 
 def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:

@@ -52,7 +52,7 @@ class Backbone:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, name: str, *, pooling: Pooling | None = None
     ) -> None:
-        self.model = model.requires_grad_(False).eval()
+        self.model = _with_softcap(model.requires_grad_(False).eval())
         self.tokenizer = tokenizer
         self.name = name
         self.geometry: Geometry = probe(self.body)
@@ -268,6 +268,14 @@ def _quiet(folder: str) -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _with_softcap(model: PreTrainedModel) -> PreTrainedModel:
+    """transformers 5.17 runs Gemma 2 with SDPA, which drops its soft-cap; later ones do as here."""
+    config = model.config
+    if getattr(config, "attn_logit_softcapping", None) and config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
+    return model
 
 
 def _device(name: str) -> torch.device:

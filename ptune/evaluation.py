@@ -19,6 +19,7 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
+from ptune.tasks.flat import lengths_of
 from ptune.trunk import Trunk
 
 
@@ -106,6 +107,7 @@ def _reads(sequence: TokenSequence) -> int:
     return len(sequence.reads) + sum(len(branch.reads) for branch in sequence.branches)
 
 
+@torch.no_grad()
 def measure_together(
     backbone: Backbone,
     parts: Sequence[Part],
@@ -121,19 +123,12 @@ def measure_together(
     """
     losses: list[dict[int, float]] = [{} for _ in parts]
     predictions: list[dict[int, Prediction]] = [{} for _ in parts]
-    batches = [by_length(p.examples, size) for p, size in zip(parts, batch_sizes, strict=True)]
-    with torch.no_grad(), backbone.injected():
-        for several in zip_longest(*batches, fillvalue=()):
-            taking = [at for at, indices in enumerate(several) if indices]
-            chosen = {at: [parts[at].examples[i] for i in several[at]] for at in taking}
-            some = [replace(parts[at], examples=chosen[at]) for at in taking]
-            for at, read in zip(taking, read_together(backbone, some, trunk), strict=True):
-                task, head = parts[at].task, parts[at].head
-                found = task.loss(read, chosen[at], head).float().tolist()
-                losses[at] |= zip(several[at], found, strict=True)
-                if not task.generates:
-                    said = task.predict(read, chosen[at], head)
-                    predictions[at] |= zip(several[at], said, strict=True)
+    for at, indices, chosen, read in _read(backbone, parts, batch_sizes, trunk):
+        task, head = parts[at].task, parts[at].head
+        found = task.loss(read, chosen, head).float().tolist()
+        losses[at] |= zip(indices, found, strict=True)
+        if not task.generates:
+            predictions[at] |= zip(indices, task.predict(read, chosen, head), strict=True)
     for at, (part, size) in enumerate(zip(parts, batch_sizes, strict=True)):
         if part.task.generates:
             texts = generate_answers(
@@ -154,6 +149,7 @@ def summarize(task: Task, measured: Sequence[Measured], examples: Sequence[Examp
     return Evaluation(scores | task.scores(predictions, examples), predictions)
 
 
+@torch.no_grad()
 def predict_examples(
     backbone: Backbone,
     prompt: PromptTensors,
@@ -167,13 +163,30 @@ def predict_examples(
     if task.generates:
         return generate_answers(backbone, prompt, task, examples, batch_size=batch_size)
     predictions: dict[int, Prediction] = {}
-    with torch.no_grad(), backbone.injected():
-        for indices in by_length(examples, batch_size):
-            chosen = [examples[i] for i in indices]
-            batch = backbone.pack([e.sequence for e in chosen])
-            read = run(backbone, [prompt], batch, read=task.read)
-            predictions |= zip(indices, task.predict(read, chosen, head), strict=True)
+    part = Part(prompt, task, examples, head)
+    for _, indices, chosen, read in _read(backbone, [part], [batch_size]):
+        predictions |= zip(indices, task.predict(read, chosen, head), strict=True)
     return [predictions[i] for i in range(len(examples))]
+
+
+def _read(
+    backbone: Backbone,
+    parts: Sequence[Part],
+    batch_sizes: Sequence[int],
+    trunk: Trunk | None = None,
+) -> Iterator[tuple[int, Sequence[int], Sequence[Example], Read]]:
+    """Run all parts, batch by batch: whose rows, which, they themselves, and what they read."""
+    batches = [by_length(p.examples, size) for p, size in zip(parts, batch_sizes, strict=True)]
+    with backbone.injected():
+        for several in zip_longest(*batches, fillvalue=()):
+            taking = [at for at, indices in enumerate(several) if indices]
+            chosen = [[parts[at].examples[i] for i in several[at]] for at in taking]
+            some = [
+                replace(parts[at], examples=own) for at, own in zip(taking, chosen, strict=True)
+            ]
+            reads = read_together(backbone, some, trunk)
+            for at, own, read in zip(taking, chosen, reads, strict=True):
+                yield at, several[at], own, read
 
 
 def generate_answers(
@@ -199,6 +212,7 @@ def by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int
 
     Longest first, so that what does not fit in memory fails at once and not at the end.
     """
-    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].sequence.ids), i))
+    lengths = lengths_of(examples)
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

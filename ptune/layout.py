@@ -20,7 +20,7 @@ Knows strings and ids; no tensor, no model.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from ptune.errors import DataError, TemplateError, did_you_mean
 from ptune.parts import Anchor, Field, Label, Mask, Part, Separator, Soft, fault
@@ -46,6 +46,14 @@ class Rendered:
     label_at: int | None
     masks: tuple[int, ...]
     cut: int
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Rows that know where they stand."""
+
+    def where(self, index: int) -> str:
+        """The place of a row, e.g. 'train.csv, line 7'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,39 +124,59 @@ class Layout:
         Raises:
             TemplateError: the template has no `{label}`, or the word has no token.
         """
+        return self.answer_ids([word])[0]
+
+    def answer_ids(self, words: Sequence[str]) -> list[Ids]:
+        """Return the ids of several words or texts, which is faster than one by one.
+
+        Raises:
+            TemplateError: the template has no `{label}`, or one of them has no token.
+        """
         if self._answer is None:
             raise TemplateError(
-                f'template "{self.source}": there is no place for the label word "{word}". '
+                f'template "{self.source}": there is no place for the label word "{words[0]}". '
                 "Write {label} where it stands."
             )
-        ids = self._speller.spell_one(self._answer.lead + word, opens=self._answer.opens)
-        if not word.strip() or not ids:
-            raise TemplateError(
-                f'template "{self.source}": the label word "{word}" has no token. '
-                "Choose a word that the tokenizer can write."
-            )
-        return ids
+        texts = [self._answer.lead + word for word in words]
+        spelled = self._speller.spell(texts, opens=self._answer.opens)
+        for word, ids in zip(words, spelled, strict=True):
+            if not word.strip() or not ids:
+                raise TemplateError(
+                    f'template "{self.source}": the label word "{word}" has no token. '
+                    "Choose a word that the tokenizer can write."
+                )
+        return spelled
 
-    def render(self, rows: Sequence[Mapping[str, object]], *, first: int = 1) -> list[Rendered]:
+    @property
+    def key(self) -> str:
+        """All that decides how a row is rendered, but the tokenizer, as a text."""
+        return repr((self._pieces, self.field_tokens))
+
+    @property
+    def ends_virtual(self) -> bool:
+        """Whether virtual tokens are the last of every row."""
+        ends = (piece for piece in reversed(self._pieces) if piece != _Fixed(Span((), ())))
+        last = next(ends, None)
+        return isinstance(last, _Fixed) and last.span.ids[-1] < 0
+
+    def render(self, rows: Sequence[Mapping[str, object]]) -> list[Rendered]:
         """Return each row as ids.
 
         Args:
-            rows: each with a value for every field.
-            first: number of the first of these rows, for errors.
+            rows: each with a value for every field. Where they know where they stand (`Placed`),
+                errors say it; else they count the rows.
 
         Raises:
             DataError: a value is missing or is not text; names the row and the column.
         """
-        columns = [self._spell_column(place, rows, first) for place in self._values]
+        columns = [self._spell_column(place, rows) for place in self._values]
         by_row = zip(*columns, strict=True) if columns else [()] * len(rows)
         rendered = [self._render(values) for values in by_row]
         self.rows_cut += sum(row.cut > 0 for row in rendered)
         return rendered
 
-    def _spell_column(
-        self, place: _Value, rows: Sequence[Mapping[str, object]], first: int
-    ) -> list[Ids]:
-        texts = [_text(row, place.field.name, number) for number, row in enumerate(rows, first)]
+    def _spell_column(self, place: _Value, rows: Sequence[Mapping[str, object]]) -> list[Ids]:
+        texts = [_text(rows, index, place.field.name) for index in range(len(rows))]
         return self._speller.spell(
             [place.lead + text for text in texts], opens=place.opens, plain=True
         )
@@ -336,25 +364,27 @@ def _count_shared(pieces: Sequence[_Piece]) -> int:
     return shared
 
 
-def _text(row: Mapping[str, object], name: str, number: int) -> str:
+def _text(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     """Return a value of a row as text."""
+    row = rows[index]
+    value = row.get(name)
+    if isinstance(value, str) and value.isascii():
+        return value
+    place = rows.where(index) if isinstance(rows, Placed) else f"row {index + 1}"
     if name not in row:
         near = did_you_mean(name, [str(column) for column in row])
         columns = ", ".join(str(column) for column in row) or "none"
         raise DataError(
-            f'row {number} has no column "{name}", which the template asks for. '
-            f"It has: {columns}.{near}"
+            f'{place} has no column "{name}", which the template asks for. It has: {columns}.{near}'
         )
-    value = row[name]
-    where = f'row {number}, column "{name}"'
+    where = f'{place}, column "{name}"'
     if value is None or (isinstance(value, Number) and value != value):
         raise DataError(f"{where}: the value is missing. Fill it in, or leave the row out.")
     if not isinstance(value, str | Number):
         kind = type(value).__name__
         raise DataError(f"{where}: found a {kind}. Only text and numbers can be rendered.")
     text = str(value)
-    if not text.isascii():
-        _check_unicode(text, where)
+    _check_unicode(text, where)
     return text
 
 

@@ -120,7 +120,10 @@ def test_no_rows_are_refused(backbone, prompts):
 
 def test_a_row_without_a_value_is_refused_with_its_number(backbone, prompts):
     rows = [{"text": "late"}, {"text": None}]
-    message = 'row 2, column "text": the value is missing. Fill it in, or leave the row out.'
+    message = (
+        'the given rows, row 2, column "text": the value is missing. '
+        "Fill it in, or leave the row out."
+    )
     refused(message, lambda: backbone.predict(rows, prompts["table"]))
 
 

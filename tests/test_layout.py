@@ -349,9 +349,53 @@ def test_a_row_without_columns_is_refused():
 @pytest.mark.parametrize("value", [None, math.nan, np.float32("nan")])
 def test_a_missing_value_names_the_row_and_the_column(value):
     with refuses(
-        'row 12, column "text": the value is missing. Fill it in, or leave the row out.', DataError
+        'row 2, column "text": the value is missing. Fill it in, or leave the row out.', DataError
     ):
-        bind("{text}").render([{"text": "no"}, {"text": value}], first=11)
+        bind("{text}").render([{"text": "no"}, {"text": value}])
+
+
+class Lines(list):
+    def where(self, index):
+        return f"a.csv, line {index + 11}"
+
+
+def test_rows_that_know_where_they_stand_are_named_by_it():
+    message = (
+        'a.csv, line 12, column "text": the value is missing. Fill it in, or leave the row out.'
+    )
+    with refuses(message, DataError):
+        bind("{text}").render(Lines([{"text": "no"}, {"text": None}]))
+    message = 'a.csv, line 11 has no column "text", which the template asks for. It has: other.'
+    with refuses(message, DataError):
+        bind("{text}").render(Lines([{"other": "no"}]))
+
+
+def test_several_answers_are_spelled_as_each_alone():
+    layout = bind("{text} : {label}")
+    words = ["no", "was", "no reply"]
+    assert layout.answer_ids(words) == [layout.label_ids(word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        ("{text}{soft:2}", True),
+        ("{soft:2}{text}", False),
+        ("{text}{soft:2} :", False),
+        ("{soft:2}", True),
+    ],
+)
+def test_virtual_tokens_at_the_end_are_told(template, ends):
+    assert bind(template).ends_virtual == ends
+    assert not bind(template, "wordpiece").ends_virtual  # [SEP] stands behind them
+
+
+def test_all_that_decides_how_rows_are_laid_out_is_in_the_key():
+    templates = ("{text} : {label}", "{text}: {label}", "{text:.5} : {label}", "{soft:1}{text}")
+    keys = {bind(template).key for template in templates}
+    keys |= {bind("{text} : {label}", max_tokens=20).key}
+    assert len(keys) == 5
+    assert bind("{text} : {label}").key in keys
 
 
 def test_a_value_that_is_no_text_is_refused():

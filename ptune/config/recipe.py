@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ptune.config import room
 from ptune.config.reading import override, read_yaml
-from ptune.config.rules import ENCODERS_OF, METRICS_OF, clashes
+from ptune.config.rules import BATCH_SIZE, ENCODERS_OF, METRICS_OF, VALIDATION_SHARE, clashes
 from ptune.config.wording import SettingRow, absent, refusal, row, setting, takes_yaml, together
 from ptune.errors import ConfigError
 
@@ -42,6 +42,7 @@ BY_METHOD = {
 }
 ENCODER_LR = 1e-3
 HEAD_LR = 5e-3
+CACHES = ("auto", "off")
 INITS = ("auto", "random", "vocabulary", "text", "labels", "paper")
 
 _model = partial(setting, group="backbone")
@@ -94,12 +95,24 @@ class Recipe(BaseModel):
         allowed="a mapping from label to a word or a list of words",
     )
     validation_share: float = _data(
-        0.2, "Share of train held out where validation is null; 0: none.", low=0.0, high=0.9
+        VALIDATION_SHARE,
+        "Share of train held out where validation is null; 0: none.",
+        low=0.0,
+        high=0.9,
     )
-    few_shot: int | None = _data(None, "Train on so many rows per label, drawn by seed.", low=1)
+    few_shot: int | None = _data(
+        None, "Train on so many rows per label, drawn by seed; hold out as many others.", low=1
+    )
     max_rows: int | None = _data(None, "Train on at most so many rows, drawn by seed.", low=1)
     max_tokens: int = _data(
         512, "Longest row in tokens; fields are cut to fit, and never beyond the backbone.", low=8
+    )
+
+    cache: str = _data(
+        "auto",
+        "Where tokenised rows are kept between runs; auto: $PTUNE_CACHE or ~/.cache/ptune.",
+        allowed=f"one of {', '.join(CACHES)}, or a folder, with a / in it",
+        choices=CACHES,
     )
 
     task: Literal["causal-lm", "sequence-classification"] = _task(
@@ -159,7 +172,10 @@ class Recipe(BaseModel):
         None, "Passes over the training rows; null: 5, and up to 20 where rows are few.", low=1
     )
     max_steps: int | None = _train(None, "Stop after so many steps, whatever epochs says.", low=1)
-    batch_size: int = _train(16, "Rows that are run at once.", low=1)
+    batch_size: int = _train(BATCH_SIZE, "Rows that are run at once.", low=1)
+    tokens_per_batch: int | None = _train(
+        None, "Tokens that are run at once, in rows of like length, in place of batch_size.", low=1
+    )
     accumulation: int = _train(1, "Batches whose gradients are added up for one step.", low=1)
     lr: float | None = _train(
         None,
@@ -221,9 +237,12 @@ class Recipe(BaseModel):
     @field_validator("init", mode="after")
     @classmethod
     def _init_is_known(cls, value: str) -> str:
-        if value not in INITS and not {"/", "\\"} & set(value):
-            raise ValueError
-        return value
+        return _word_or_path(value, INITS)
+
+    @field_validator("cache", mode="after")
+    @classmethod
+    def _cache_is_known(cls, value: str) -> str:
+        return _word_or_path(value, CACHES)
 
     @field_validator("layers", mode="after")
     @classmethod
@@ -322,6 +341,13 @@ class Recipe(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON knows them; `Recipe.make(**it)` gives the recipe back."""
         return self.model_dump(mode="json")
+
+
+def _word_or_path(value: str, words: Sequence[str]) -> str:
+    """Refuse a word that is not known, so that a slip does not become the name of a folder."""
+    if value not in words and not {"/", "\\"} & set(value):
+        raise ValueError
+    return value
 
 
 def settings_table() -> list[SettingRow]:

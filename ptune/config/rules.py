@@ -24,6 +24,9 @@ ENCODERS_OF: dict[str, tuple[str, ...]] = {
     "prompt-tuning": ("embedding", "residual"),
     "p-tuning-v2": (),
 }
+# Defaults of settings that another one may take the place of.
+BATCH_SIZE = 16
+VALIDATION_SHARE = 0.2
 
 Values = Mapping[str, Any]
 
@@ -140,7 +143,21 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         lambda v: v["few_shot"] is not None and v["max_rows"] is not None,
         "few_shot = {few_shot} and max_rows = {max_rows} both draw training rows. Keep one.",
     ),
+    (
+        lambda v: v["few_shot"] is not None and v["validation_share"] not in (0, VALIDATION_SHARE),
+        (
+            "validation_share = {validation_share} does not go with few_shot = {few_shot}, which "
+            "holds out as many rows as it trains on. Leave it out, or set it to 0 for none."
+        ),
+    ),
     # training
+    (
+        lambda v: v["tokens_per_batch"] is not None and v["batch_size"] != BATCH_SIZE,
+        (
+            "batch_size = {batch_size} and tokens_per_batch = {tokens_per_batch} both say how "
+            "large a batch is. Keep one."
+        ),
+    ),
     (
         lambda v: _no_validation(v) and v["patience"] is not None,
         "patience = {patience} needs validation rows. Give validation or validation_share.",

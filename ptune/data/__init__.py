@@ -8,7 +8,7 @@ Every mistake in the data is one sentence that names the file, the line and what
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
 """
 
-from ptune.data.draw import Split, draw_rows, few_shot, split_rows
+from ptune.data.draw import Split, draw_rows, few_shot, few_shot_split, split_rows
 from ptune.data.labels import (
     Labels,
     answers_of,
@@ -28,6 +28,7 @@ __all__ = [
     "check_labels",
     "draw_rows",
     "few_shot",
+    "few_shot_split",
     "label_lists_of",
     "labels_of",
     "load_rows",

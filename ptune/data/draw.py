@@ -2,7 +2,8 @@
 
     order of rows    = by sha256("purpose:seed:index")      no random module, no hash seed
     split, share 1/4 : a a a a b b b b  ->  a a a b b b | a b     each label within one row of 1/4
-    few shot, 2      : the first 2 of each label in that order; so the 2 are among the 4
+    few shot, 2      : the first 2 of each label in that order; so the 2 are among the 4, and the
+                       next 2 are held out
 
 Draws keep the order of the source, so that a diff of two draws can be read.
 Knows rows and labels, not what they are used for.
@@ -85,6 +86,28 @@ def few_shot(rows: Rows, per_label: int, seed: int, label: str) -> Rows:
         )
     chosen = (_drawn(indices, seed, "few_shot")[:per_label] for indices in groups.values())
     return rows.take(sorted(index for indices in chosen for index in indices))
+
+
+def few_shot_split(rows: Rows, per_label: int, seed: int, label: str) -> Split:
+    """The rows of `few_shot`, and as many others of every label, or what there is, held out.
+
+    Raises:
+        DataError: a label has fewer rows, or no row at all is left to hold out.
+    """
+    train = few_shot(rows, per_label, seed, label)
+    groups = _groups(rows, label)
+    held = {
+        name: _drawn(indices, seed, "few_shot")[per_label : 2 * per_label]
+        for name, indices in groups.items()
+    }
+    if not any(held.values()):
+        raise DataError(
+            f"{rows.source}: few_shot = {per_label} trains on every row, so none is left to hold "
+            "out. Draw fewer, name a validation file, or set validation_share: 0."
+        )
+    absent = [name for name, indices in held.items() if not indices]
+    held_out = sorted(index for indices in held.values() for index in indices)
+    return Split(train, rows.take(held_out), _notes(rows, absent))
 
 
 def draw_rows(rows: Rows, count: int, seed: int) -> Rows:

@@ -124,7 +124,7 @@ class CausalLM:
         """What is trained on: as for scoring, or each row with its own words alone."""
         if self.over_labels:
             return self.examples(rows, answers)
-        said = [self._spoken(answer) for answer in answers]
+        said = self._spoken(answers)
         return [
             Example(
                 _sequence(one, answer=ids[: self.room]),
@@ -138,12 +138,12 @@ class CausalLM:
     def _index(self, answer: Answer) -> int:
         return index_of(answer, self.labels)
 
-    def _spoken(self, answer: Answer) -> tuple[int, ...]:
-        """The ids of an answer: its label's words, or its free text and the end token."""
+    def _spoken(self, answers: Sequence[Answer]) -> list[tuple[int, ...]]:
+        """The ids of answers: the words of their labels, or free text and the end token."""
         if self.labels:
-            return self._words[self._label_of.index(self._index(answer))]
-        ids = self.layout.label_ids(str(answer))
-        return ids if self.end is None else (*ids, self.end)
+            return [self._words[self._label_of.index(self._index(answer))] for answer in answers]
+        close = () if self.end is None else (self.end,)
+        return [(*ids, *close) for ids in self.layout.answer_ids([str(a) for a in answers])]
 
     def loss(
         self, read: Words, examples: Sequence[Example], head: nn.Module | None

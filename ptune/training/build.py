@@ -1,5 +1,6 @@
-"""From a recipe to the parts of a run: the prompt's encoders, where they start, and its head."""
+"""From a recipe to the parts of a run: prompt, head, where they start, and the steps."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,14 +16,19 @@ from ptune.encoders import (
     PrefixEncoder,
     ResidualEncoder,
 )
-from ptune.errors import ConfigError
+from ptune.errors import ConfigError, TemplateError
 from ptune.initial import Start, initial_keys_values, initial_vectors, text_ids
 from ptune.layout import Layout
 from ptune.parts import Anchor
 from ptune.prompt import SoftPrompt
-from ptune.tasks import Task
+from ptune.tasks import Example, Task
+from ptune.tasks.flat import computed_tokens
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
+from ptune.training.schedule import Batching, ByRows, ByTokens, Plan
+
+# With fewer steps than this a prompt has not settled; see `default_epochs`.
+FEW_STEPS = 300
 
 
 def build_prompt(
@@ -35,6 +41,7 @@ def build_prompt(
         layout: the template, bound to the backbone's tokenizer.
     Raises:
         ConfigError: the method has nothing to train, or a layer is not there.
+        TemplateError: virtual tokens stand where nothing that is read can see them.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     start = _start(recipe, backbone, task, template)
@@ -44,6 +51,7 @@ def build_prompt(
             f'template "{template.source}" has no virtual tokens, which method {recipe.method} '
             "trains. Put {soft:20} where they should stand, or use method: p-tuning-v2."
         )
+    _refuse_unseen(recipe, backbone, template, layout)
     shallow = _shallow(recipe, backbone, layout, start, generator) if layout.slots else None
     sites = chosen_sites(recipe.layers, len(backbone.geometry.sites)) if deep else ()
     prefix, offset = _deep(recipe, backbone, sites, start, generator) if deep else (None, 0)
@@ -51,6 +59,17 @@ def build_prompt(
         torch.manual_seed(recipe.seed)
         head = task.head(backbone.geometry.hidden)
     return TrainablePrompt(shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head)
+
+
+def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
+    """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
+    read = recipe.task == "sequence-classification" and backbone.geometry.causal
+    if read and layout.ends_virtual:
+        raise TemplateError(
+            f'template "{template.source}": task sequence-classification reads the tokens of the '
+            "row, and in a decoder they do not see what stands behind them, so the virtual tokens "
+            "at the end would never be trained. Put them before the text."
+        )
 
 
 def _shallow(
@@ -152,6 +171,42 @@ def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -
         whole = f"{own} {said}".strip()
         return Start("text", text_ids(backbone, whole)) if whole else Start("vocabulary")
     return Start("prompt", prompt=SoftPrompt.load(recipe.init))
+
+
+def plan_of(recipe: Recipe, backbone: Backbone, task: Task, training: Sequence[Example]) -> Plan:
+    """Which rows each step sees: so many rows, or so many tokens, at once.
+
+    Raises:
+        ConfigError: `tokens_per_batch` has no room for a row.
+    """
+    batching: Batching = ByRows(len(training), recipe.batch_size)
+    if recipe.tokens_per_batch is not None:
+        share = backbone.geometry.causal and not backbone.geometry.padded
+        head = task.layout.shared if share else 0
+        if head >= recipe.tokens_per_batch:
+            raise ConfigError(
+                f"tokens_per_batch = {recipe.tokens_per_batch}: every batch begins with the {head} "
+                "tokens that all rows share, so no row would fit. Raise it, or set batch_size."
+            )
+        tokens = computed_tokens(training, share=share)
+        batching = ByTokens(tokens, recipe.tokens_per_batch, head, backbone.geometry.padded)
+    return Plan.of(
+        batching,
+        recipe.accumulation,
+        epochs=recipe.epochs or _epochs(batching.count(torch.Generator()), recipe),
+        max_steps=recipe.max_steps,
+        seed=recipe.seed,
+    )
+
+
+def default_epochs(rows: int, recipe: Recipe) -> int:
+    """Enough epochs for about `FEW_STEPS` steps, from 5 to 20."""
+    return _epochs(math.ceil(rows / recipe.batch_size), recipe)
+
+
+def _epochs(batches: int, recipe: Recipe) -> int:
+    steps = math.ceil(batches / recipe.accumulation)
+    return min(20, max(5, math.ceil(FEW_STEPS / steps)))
 
 
 def head_tensors(head: nn.Module | None) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ Written as every prompt is (`ptune.artifact`): aside and renamed, so that a run 
 while it writes leaves the checkpoint before; and checked by hash when it is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ptune.artifact import read_folder, write_folder
 from ptune.errors import ConfigError
 
+# What a run may go on with otherwise: a cure for one that diverged. The rest makes another run.
+MAY_CHANGE = ("lr", "encoder_lr", "head_lr", "warmup_share", "clip", "precision")
 CARD = "A checkpoint of a ptune run, not a prompt. Go on with the run's own command and --resume.\n"
 
 
@@ -64,11 +66,15 @@ def save(
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint that was read: progress, the best prompt so far, the random state."""
+    """A checkpoint that was read: progress, the best prompt so far, the random state.
+
+    `notes` say which settings are others now than when it was written.
+    """
 
     progress: Progress
     best: dict[str, Tensor] | None
     random: dict[str, Tensor]
+    notes: tuple[str, ...]
 
 
 def load(
@@ -85,6 +91,7 @@ def load(
         ConfigError: it belongs to a run with other settings, data or backbone.
     """
     document, tensors = read_folder(folder)
+    progress = Progress(**document["progress"])
     _compare(folder, document["identity"], identity)
     prompt.load_state_dict(_part(tensors, "prompt"))
     state: dict[int, dict[str, Tensor]] = {}
@@ -93,9 +100,10 @@ def load(
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return Loaded(
-        Progress(**document["progress"]),
+        progress,
         _part(tensors, "best") or None,
         _part(tensors, "random"),
+        tuple(_changed(progress.step, document["identity"], identity)),
     )
 
 
@@ -107,9 +115,20 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 _HASHED = {"data": "the rows", "fingerprint": "the backbone"}
 
 
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+
+
+def _changed(step: int, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for every setting that is another one from here on."""
+    for key in MAY_CHANGE:
+        if found.get(key) != wanted.get(key):
+            yield f"From step {step} on, {key} is {wanted.get(key)}; it was {found.get(key)}."
+
+
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that is another one."""
-    different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    different = [key for key in _differing(found, wanted) if key not in MAY_CHANGE]
     if not different:
         return
     settings = [key for key in different if key not in _HASHED]

@@ -1,6 +1,5 @@
 """`train`: rows and settings in, a folded prompt with its scores out."""
 
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -15,23 +14,21 @@ from ptune import metrics
 from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
-from ptune.data import Rows, labels_of
+from ptune.data import labels_of
 from ptune.errors import ConfigError, TrainingError
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task, make_task
+from ptune.tasks.flat import rows_cut
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
-from ptune.training.build import build_prompt, head_tensors
+from ptune.training.build import build_prompt, head_tensors, plan_of
+from ptune.training.cache import encode_rows
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
 from ptune.training.remember import Remembered, remember
 from ptune.training.report import Report, Watcher
-from ptune.training.rows import RunRows, Source, Sources, answers_in, read_rows
-from ptune.training.schedule import Plan
-
-# With fewer steps than this a prompt has not settled; see `default_epochs`.
-FEW_STEPS = 300
+from ptune.training.rows import RunRows, Source, Sources, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +187,6 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
     loop = Loop(backbone, learners, accelerator=accelerator, trunk=remembered.trunk)
     for one in made:
         one.facts.update(remembered.facts)
-        if one.job.resume:
-            one.learner.load()
         one.learner.report.start(one.learner.plan, one.facts, step=one.learner.progress.step)
     start = time.perf_counter()
     try:
@@ -217,7 +212,7 @@ class _Made:
 
     job: Job
     learner: Learner
-    testing: list[Example]
+    testing: Sequence[Example]
     facts: dict[str, object]
     scores: dict[str, dict[str, float]]
 
@@ -225,15 +220,15 @@ class _Made:
 def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     recipe, data, main = job.recipe, job.data, accelerator.is_main_process
     task, prompt = _task_and_prompt(recipe, backbone, data)
-    training = task.training_examples(data.train, answers_in(recipe, data.train))
+    training, validation, testing, notes = encode_rows(recipe, backbone, task, data)
     autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
     learner = Learner(
         task,
         prompt,
         training=training,
-        validation=_examples(task, data.validation, recipe),
+        validation=validation,
         options=Options.of(recipe, autocast=autocast),
-        plan=_plan(recipe, len(training)),
+        plan=plan_of(recipe, backbone, task, training),
         device=backbone.device,
         output=job.output,
         identity=_identity(recipe, backbone, data),
@@ -244,8 +239,9 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         ),
         accelerator=accelerator,
     )
-    facts = _facts(recipe, backbone, data, training, _numbers(prompt))
-    return _Made(job, learner, _examples(task, data.test, recipe), facts, {})
+    notes = [*data.notes, *notes, *_padding(backbone), *(learner.load() if job.resume else ())]
+    facts = _facts(recipe, backbone, data, training, _numbers(prompt), notes)
+    return _Made(job, learner, testing, facts, {})
 
 
 def _remembered(
@@ -262,16 +258,6 @@ def _remembered(
         first.plan,
         world=accelerator.num_processes,
         output=job.output,
-    )
-
-
-def _plan(recipe: Recipe, rows: int) -> Plan:
-    return Plan.make(
-        rows,
-        rows_per_step=recipe.batch_size * recipe.accumulation,
-        epochs=recipe.epochs or default_epochs(rows, recipe),
-        max_steps=recipe.max_steps,
-        seed=recipe.seed,
     )
 
 
@@ -309,12 +295,6 @@ def _numbers(prompt: TrainablePrompt) -> int:
     return sum(p.numel() for p in prompt.parameters())
 
 
-def default_epochs(rows: int, recipe: Recipe) -> int:
-    """Enough epochs for about `FEW_STEPS` steps, from 5 to 20."""
-    steps = math.ceil(rows / (recipe.batch_size * recipe.accumulation))
-    return min(20, max(5, math.ceil(FEW_STEPS / steps)))
-
-
 def task_of(
     recipe: Recipe,
     template: Template,
@@ -338,16 +318,10 @@ def task_of(
     )
 
 
-def _examples(task: Task, rows: Rows | None, recipe: Recipe) -> list[Example]:
-    if rows is None:
-        return []
-    return task.examples(rows, answers_in(recipe, rows))
-
-
 # Settings that say where to run and what to show, not what is computed.
 _NOT_IDENTITY = frozenset(
     # The rows and the backbone are known by their fingerprints, wherever they lie.
-    {"output", "tracker", "train", "validation", "test", "backbone", "device", "offline"}
+    {"output", "tracker", "train", "validation", "test", "backbone", "device", "offline", "cache"}
 )
 
 
@@ -358,7 +332,12 @@ def _identity(recipe: Recipe, backbone: Backbone, data: RunRows) -> dict[str, An
 
 
 def _facts(
-    recipe: Recipe, backbone: Backbone, data: RunRows, training: Sequence[Example], trained: int
+    recipe: Recipe,
+    backbone: Backbone,
+    data: RunRows,
+    training: Sequence[Example],
+    trained: int,
+    notes: list[str],
 ) -> dict[str, object]:
     facts: dict[str, object] = {
         "backbone": backbone.name,
@@ -368,15 +347,27 @@ def _facts(
         "trained parameters": trained,
         "trained share": trained / backbone.parameters,
     }
-    cut = sum(example.cut > 0 for example in training)
+    cut = rows_cut(training)
     if cut:
         facts["rows cut"] = f"{cut} of {len(training)} training rows were too long and were cut."
     if recipe.problem == "single-label" and data.labels:
         said = metrics.imbalance(labels_of(data.train, recipe.label_column))
         facts |= {"imbalance": said} if said else {}
-    if data.notes:
-        facts["notes"] = list(data.notes)
+    if notes:
+        facts["notes"] = notes
     return facts
+
+
+def _padding(backbone: Backbone) -> list[str]:
+    """Said aloud where a pack would let rows see each other."""
+    if not backbone.geometry.padded:
+        return []
+    said = (
+        f"{type(backbone.model).__name__} mixes tokens outside attention, so the rows of a batch "
+        "are padded to the longest instead of packed, and nothing is shared between them: pads "
+        "and repeated heads are computed too."
+    )
+    return [said]
 
 
 def _soft_prompt(one: _Made, backbone: Backbone) -> SoftPrompt:

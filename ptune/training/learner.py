@@ -141,20 +141,21 @@ class Learner:
     def _last(self) -> bool:
         return self.progress.step >= self.plan.steps
 
-    @property
-    def _every(self) -> int:
-        return self.options.evaluate_every or self.plan.steps_per_epoch
+    def _due(self, every: int | None) -> bool:
+        """Whether so many steps are done again, or an epoch (None)."""
+        done = self.progress.step
+        return self.plan.ends_epoch(done) if every is None else done % every == 0
 
     @property
     def wants_evaluation(self) -> bool:
         """Whether the validation rows are to be scored after the step just taken."""
-        due = self._last or self.progress.step % self._every == 0
+        due = self._last or self._due(self.options.evaluate_every)
         return due and bool(self.validation) and self.error is None
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether a checkpoint is to be written after the step just taken."""
-        due = self.done or self.progress.step % (self.options.save_every or self._every) == 0
+        due = self.done or self._due(self.options.save_every or self.options.evaluate_every)
         return due and self.error is None
 
     def evaluation(self, measured: Sequence[Measured], examples: Sequence[Example]) -> Evaluation:
@@ -226,9 +227,11 @@ class Learner:
             )
         self._accelerator.wait_for_everyone()
 
-    def load(self) -> None:
+    def load(self) -> tuple[str, ...]:
         """Go on from the last checkpoint.
 
+        Returns:
+            Sentences on settings that are others than they were.
         Raises:
             ArtifactError, ConfigError: there is none, or it is damaged or of another run.
         """
@@ -243,6 +246,7 @@ class Learner:
             k.removeprefix(mine): v for k, v in loaded.random.items() if k.startswith(mine)
         }
         self._resumed = True
+        return loaded.notes
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
@@ -263,7 +267,9 @@ class Learner:
         return f"Stopped at step {self.progress.step} of {self.plan.steps}. {kept}"
 
     def _diverged(self, step: int, found: str) -> str:
-        kept = "" if self.folder is None else f" The last good state is in {self.folder}."
+        kept = ""
+        if self.folder is not None:
+            kept = f" The last good state is in {self.folder}; --resume goes on from it."
         return (
             f"Training diverged: the loss or its gradient is no longer a number ({found}) at "
             f"step {step} of {self.plan.steps}.{kept} Try a smaller lr "

@@ -119,7 +119,7 @@ class Loop:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rows = [learner.rows for learner in active]
         batches = [
-            _batches(all_rows[rank::world], learner.options.batch_size)
+            learner.plan.parts(all_rows[rank::world]) or [[]]  # without rows it takes part, too
             for learner, all_rows in zip(active, rows, strict=True)
         ]
         # DDP averages over processes: times `world`, over all rows, is the mean over all rows.
@@ -208,11 +208,6 @@ class Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _batches(rows: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Rows in batches; without rows one empty batch, so that the process takes part."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)] or [[]]
 
 
 def _in_order(gathered: Sequence[Measured], count: int, world: int) -> list[Measured]:

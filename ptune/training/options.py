@@ -18,7 +18,6 @@ class Options:
     clip: float
     schedule: Literal["linear", "cosine", "constant"]
     warmup_share: float
-    batch_size: int
     evaluation_batch_size: int
     evaluate_every: int | None
     save_every: int | None
@@ -41,7 +40,6 @@ class Options:
             clip=recipe.clip,
             schedule=recipe.schedule,
             warmup_share=recipe.warmup_share,
-            batch_size=recipe.batch_size,
             evaluation_batch_size=recipe.evaluation_batch_size,
             evaluate_every=recipe.evaluate_every,
             save_every=recipe.save_every,

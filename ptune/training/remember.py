@@ -120,9 +120,8 @@ def _chunks(
     for step in range(plan.steps_per_epoch):
         rows = plan.rows_of(step)
         for rank in range(world):
-            mine = rows[rank::world]
-            for at in range(0, len(mine), recipe.batch_size):
-                yield [training[row].sequence for row in mine[at : at + recipe.batch_size]]
+            for mine in plan.parts(rows[rank::world]):
+                yield [training[row].sequence for row in mine]
     for rank in range(world):
         some = validation[rank::world]
         for indices in by_length(some, recipe.evaluation_batch_size):

@@ -1,5 +1,6 @@
 """What a run tells: a log of JSON lines, TensorBoard where asked, and whoever watches.
 
+    {"step": 0, "epoch": 1, "note": "train.csv: no row has the label rude.", "seconds": 0.0}
     {"step": 20, "epoch": 3, "loss": 0.41, "lr": 0.05, "seconds": 12.1}
     {"step": 20, "epoch": 3, "scores": {"loss": 0.52, "accuracy": 0.8, "macro_f1": 0.79}}
 
@@ -55,6 +56,7 @@ class Report:
             with _writing(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 _keep_until(self._path, step)
+            self._add_notes(step, plan, facts.get("notes"))
         if self._new_board is not None:
             self._board = self._new_board(step + 1)
         if self._watcher is not None:
@@ -94,8 +96,17 @@ class Report:
             self._board.close()
             self._board = None
 
+    def _add_notes(self, step: int, plan: Plan, notes: object) -> None:
+        """Log the sentences that the log does not have yet: a run that goes on says most again."""
+        assert self._path is not None
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        known = [json.loads(line).get("note") for line in lines]
+        for note in notes if isinstance(notes, list) else ():
+            if note not in known:
+                self._add(step, plan, note=note)
+
     def _add(self, step: int, plan: Plan, **what: Any) -> None:
-        line = {"step": step, "epoch": plan.epoch_of(step - 1) + 1, **what}
+        line = {"step": step, "epoch": plan.epoch_of(max(0, step - 1)) + 1, **what}
         line["seconds"] = round(time.perf_counter() - self._start, 3)
         self._lines.append(json.dumps(line) + "\n")
 

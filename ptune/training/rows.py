@@ -1,6 +1,7 @@
 """The rows of a run: read, drawn, split, and checked before anything else is done with them.
 
-    train.csv   --few_shot, max_rows-->  --split-->   rows to train on | rows to validate on
+    train.csv   --max_rows-->  --share-->   rows to train on | rows to validate on
+                --few_shot = 16-->          16 of each label | 16 others of each label
     test.csv                                          rows to test on
 
 Also the template, where the recipe leaves it to the columns. Knows no backbone.
@@ -19,6 +20,7 @@ from ptune.data import (
     check_labels,
     draw_rows,
     few_shot,
+    few_shot_split,
     load_rows,
     split_rows,
 )
@@ -63,19 +65,10 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         ConfigError, DataError, TemplateError: something does not fit; the message names the file.
     """
     rows = _load(recipe, sources.train)
-    labelled = recipe.problem == "single-label" and recipe.answer == "label"
-    stratify = recipe.label_column if labelled else None
-    if recipe.few_shot is not None:
-        rows = few_shot(rows, recipe.few_shot, recipe.seed, recipe.label_column)
-    if recipe.max_rows is not None and recipe.max_rows < len(rows):
-        rows = draw_rows(rows, recipe.max_rows, recipe.seed)
-    notes: tuple[str, ...] = ()
-    validation = None
+    hold_out = sources.validation is None and recipe.validation_share > 0
+    rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
     if sources.validation is not None:
         validation = _load(recipe, sources.validation)
-    elif recipe.validation_share > 0:
-        split = split_rows(rows, recipe.validation_share, recipe.seed, stratify)
-        rows, validation, notes = split.train, split.held_out, split.notes
     test = None if sources.test is None else _load(recipe, sources.test)
     others = [other for other in (validation, test) if other is not None]
     labels: tuple[str, ...] = ()
@@ -90,6 +83,23 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     for part in (rows, *others):
         _check_columns(template, part)
     return RunRows(template, rows, validation, test, labels, notes)
+
+
+def _drawn(
+    recipe: Recipe, rows: Rows, *, hold_out: bool
+) -> tuple[Rows, Rows | None, tuple[str, ...]]:
+    """The rows to train on, those held out, and what is to be said of them."""
+    seed, column = recipe.seed, recipe.label_column
+    if recipe.few_shot is not None and hold_out:
+        return few_shot_split(rows, recipe.few_shot, seed, column)
+    if recipe.few_shot is not None:
+        return few_shot(rows, recipe.few_shot, seed, column), None, ()
+    if recipe.max_rows is not None and recipe.max_rows < len(rows):
+        rows = draw_rows(rows, recipe.max_rows, seed)
+    if not hold_out:
+        return rows, None, ()
+    labelled = recipe.problem == "single-label" and recipe.answer == "label"
+    return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
 
 def _check_columns(template: Template, rows: Rows) -> None:

@@ -117,6 +117,17 @@ DEEP = "p-tuning-v2"
             "few_shot = 4 and max_rows = 9 both draw training rows. Keep one.",
         ),
         (
+            {"few_shot": 4, "validation_share": 0.5},
+            (
+                "validation_share = 0.5 does not go with few_shot = 4, which holds out as many "
+                "rows as it trains on. Leave it out, or set it to 0 for none."
+            ),
+        ),
+        (
+            {"batch_size": 8, "tokens_per_batch": 512},
+            ("batch_size = 8 and tokens_per_batch = 512 both say how large a batch is. Keep one."),
+        ),
+        (
             {"patience": 3, "validation_share": 0.0},
             "patience = 3 needs validation rows. Give validation or validation_share.",
         ),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.data import Rows, draw_rows, few_shot, load_rows, split_rows
+from ptune.data import Rows, draw_rows, few_shot, few_shot_split, load_rows, split_rows
 from ptune.errors import ConfigError, DataError
 
 LABELS = st.lists(st.sampled_from("aabc"), min_size=1, max_size=60)
@@ -37,6 +37,7 @@ def test_draws_are_the_same_for_ever():
     assert ids(split_rows(rows, 0.2, 1, "y").held_out) == [3, 9, 10, 18]
     assert ids(split_rows(rows, 0.2, 0).held_out) == [9, 11, 12, 19]
     assert ids(few_shot(rows, 2, 0, "y")) == [6, 9, 11, 19]
+    assert ids(few_shot_split(rows, 2, 0, "y").held_out) == [1, 4, 12, 14]
     assert ids(draw_rows(rows, 4, 0)) == [7, 8, 12, 13]
 
 
@@ -167,6 +168,30 @@ def test_few_shot_draws_the_same_number_of_every_label(labels: list[str], shots:
     assert Counter(drawn.column("y")) == dict.fromkeys(labels, shots)
     assert ids(drawn) == sorted(set(ids(drawn)))
     assert set(ids(few_shot(rows, 1, seed, "y"))) <= set(ids(drawn))
+
+
+@given(LABELS, st.integers(1, 9), SEEDS)
+def test_few_shot_holds_out_as_many_others_of_every_label_or_what_there_is(
+    labels: list[str], shots: int, seed: int
+):
+    rows, counts = rows_of(labels), Counter(labels)
+    if shots >= max(counts.values()) or shots > min(counts.values()):
+        refusal(few_shot_split, rows, shots, seed, "y")
+        return
+    split = few_shot_split(rows, shots, seed, "y")
+    assert ids(split.train) == ids(few_shot(rows, shots, seed, "y"))
+    left = {label: min(shots, count - shots) for label, count in counts.items()}
+    assert Counter(split.held_out.column("y")) == {k: n for k, n in left.items() if n}
+    assert not set(ids(split.train)) & set(ids(split.held_out))
+    assert ids(split.held_out) == sorted(set(ids(split.held_out)))
+    assert bool(split.notes) == (0 in left.values())
+
+
+def test_few_shot_that_takes_every_row_has_none_to_hold_out():
+    assert refusal(few_shot_split, rows_of("abab"), 2, 0, "y") == (
+        "the given rows: few_shot = 2 trains on every row, so none is left to hold out. "
+        "Draw fewer, name a validation file, or set validation_share: 0."
+    )
 
 
 def test_few_shot_names_the_labels_that_are_too_small():

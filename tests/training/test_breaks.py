@@ -48,8 +48,8 @@ def broken_at(monkeypatch, step, value):
 def diverged(found, output):
     return (
         f"Training diverged: the loss or its gradient is no longer a number ({found}) at step 4 of "
-        f"6. The last good state is in {output}/checkpoint. Try a smaller lr (now 0.3), a longer "
-        "warmup_share, or precision=fp32."
+        f"6. The last good state is in {output}/checkpoint; --resume goes on from it. Try a "
+        "smaller lr (now 0.3), a longer warmup_share, or precision=fp32."
     )
 
 

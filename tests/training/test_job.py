@@ -1,6 +1,7 @@
 import pytest
 import tiny
 import torch
+import transformers
 from tiny_runs import (
     DEEP,
     HEAD,
@@ -8,11 +9,14 @@ from tiny_runs import (
     SHALLOW,
     TABLE,
     Watcher,
+    log_of,
     train,
 )
 
 import ptune
 from ptune.api import predict
+from ptune.backbone import Backbone
+from ptune.display import fact_lines
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.training import job
 
@@ -136,6 +140,69 @@ def test_a_text_in_the_template_is_what_its_block_starts_from(backbone):
     torch.testing.assert_close(
         train(backbone, settings).prompt.vectors, backbone.embed(ids), rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_model_that_mixes_tokens_outside_attention_is_padded_and_that_is_said(tmp_path):
+    config = transformers.Lfm2Config(
+        **tiny.SMALL, num_key_value_heads=2, layer_types=["conv", "full_attention", "conv"]
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    backbone = Backbone.load(model, tokenizer=tiny.tokenizer())
+    assert backbone.geometry.padded
+    watcher = Watcher()
+    settings = {k: v for k, v in TABLE.items() if k != "batch_size"} | {"tokens_per_batch": 30}
+    result = train(backbone, settings, output=tmp_path, watcher=watcher)
+    said = (
+        "Lfm2ForCausalLM mixes tokens outside attention, so the rows of a batch are padded to the "
+        "longest instead of packed, and nothing is shared between them: pads and repeated heads "
+        "are computed too."
+    )
+    assert result.facts["notes"] == watcher.facts["notes"] == [said]
+    assert said in fact_lines(result.facts)
+    assert [line["note"] for line in log_of(tmp_path) if "note" in line] == [said]
+    assert all(line["loss"] < 50 for line in log_of(tmp_path) if "loss" in line)
+
+
+def test_a_model_that_can_be_packed_has_nothing_to_say(backbone):
+    assert "notes" not in train(backbone, TABLE).facts
+
+
+def test_a_budget_without_room_for_a_row_is_refused(backbone):
+    settings = {k: v for k, v in TABLE.items() if k != "batch_size"}
+    settings |= {"template": "{soft:20}{text} label : {label}"}
+    message = (
+        "tokens_per_batch = 20: every batch begins with the 20 tokens that all rows share, so no "
+        "row would fit. Raise it, or set batch_size."
+    )
+    refused(ConfigError, message, lambda: train(backbone, settings, tokens_per_batch=20))
+    assert train(backbone, settings, tokens_per_batch=21, max_steps=1).steps == 1
+
+
+def test_few_shot_trains_on_so_many_of_each_label_and_validates_on_as_many_others(backbone):
+    result = train(backbone, TABLE, few_shot=2, max_steps=1)
+    assert (result.facts["training rows"], result.facts["validation rows"]) == (4, 4)
+    result = train(backbone, TABLE, few_shot=3, max_steps=1)
+    assert (result.facts["training rows"], result.facts["validation rows"]) == (6, 4)
+    result = train(backbone, TABLE, few_shot=3, max_steps=1, validation_share=0)
+    assert (result.facts["training rows"], result.facts["validation rows"]) == (6, 0)
+    result = train(backbone, TABLE, few_shot=3, max_steps=1, validation=ROWS)
+    assert (result.facts["training rows"], result.facts["validation rows"]) == (6, 10)
+
+
+@pytest.mark.parametrize("template", ["{text}{soft:2}", "{soft:1}{text}{soft:1}"])
+def test_virtual_tokens_that_a_decoders_head_would_never_see_are_refused(backbone, template):
+    message = (
+        f'template "{template}": task sequence-classification reads the tokens of the row, and in '
+        "a decoder they do not see what stands behind them, so the virtual tokens at the end "
+        "would never be trained. Put them before the text."
+    )
+    refused(TemplateError, message, lambda: train(backbone, HEAD, template=template))
+
+
+def test_virtual_tokens_behind_the_text_are_trained_in_an_encoder():
+    prompt = train(tiny.backbone("bert"), HEAD, template="{text}{soft:2}", max_steps=1).prompt
+    assert prompt.slots == 2
 
 
 def test_rows_are_cut_so_that_keys_at_absolute_positions_have_theirs():

@@ -25,7 +25,6 @@ def test_every_setting_of_the_recipe_that_the_loop_reads_arrives():
         "clip": 2.0,
         "schedule": "cosine",
         "warmup_share": 0.3,
-        "batch_size": 3,
         "evaluation_batch_size": 5,
         "evaluate_every": 7,
         "save_every": 11,

@@ -15,7 +15,8 @@ TESTS = Path(__file__).parents[1]
 UNEVEN = TABLE | {"batch_size": 1, "accumulation": 3, "epochs": 2, "evaluate_every": 2}
 # Its frozen trunk is remembered: each process keeps the rows that it meets.
 UPPER = DEEP | {"layers": "upper:1"}
-RUNS = {"even": TABLE, "uneven": UNEVEN, "head": HEAD, "upper": UPPER}
+BY_TOKENS = {k: v for k, v in TABLE.items() if k != "batch_size"} | {"tokens_per_batch": 24}
+RUNS = {"even": TABLE, "uneven": UNEVEN, "head": HEAD, "upper": UPPER, "tokens": BY_TOKENS}
 
 SCRIPT = """
 import os, signal, sys

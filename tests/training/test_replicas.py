@@ -226,8 +226,8 @@ def test_one_that_diverges_ends_with_a_sentence_and_the_others_go_on(
     assert isinstance(error, TrainingError)
     assert str(error) == (
         "Training diverged: the loss or its gradient is no longer a number (loss nan) at step 4 of "
-        f"6. The last good state is in {tmp_path}/replica-1/checkpoint. Try a smaller lr (now "
-        "0.3), a longer warmup_share, or precision=fp32."
+        f"6. The last good state is in {tmp_path}/replica-1/checkpoint; --resume goes on from it. "
+        "Try a smaller lr (now 0.3), a longer warmup_share, or precision=fp32."
     )
     assert [len(watcher.steps) for watcher in watchers] == [6, 3, 6]
     assert not (tmp_path / "replica-1" / "prompt").exists()

@@ -157,11 +157,47 @@ def unchanged(output, call):
 
 def test_another_setting_is_refused(stopped, backbone):
     message = (
-        f"{stopped}/checkpoint: this checkpoint belongs to another run, which differs in clip, lr "
-        "(clip: 1.0 there, 2.0 now). Give what that run was given, or start anew without resume."
+        f"{stopped}/checkpoint: this checkpoint belongs to another run, which differs in schedule, "
+        "weight_decay (schedule: 'linear' there, 'cosine' now). Give what that run was given, or "
+        "start anew without resume."
     )
-    call = lambda: train(backbone, TABLE, output=stopped, resume=True, lr=0.1, clip=2)  # noqa: E731
+    more = {"schedule": "cosine", "weight_decay": 0.1, "lr": 0.1}
+    call = lambda: train(backbone, TABLE, output=stopped, resume=True, **more)  # noqa: E731
     unchanged(stopped, lambda: refused(ConfigError, message, call))
+
+
+def test_a_run_goes_on_with_a_smaller_step_size_where_it_is_asked_to(stopped, backbone, tmp_path):
+    shutil.copytree(stopped, tmp_path / "run")
+    watcher = Watcher()
+    more = {"lr": 0.1, "clip": 2.0, "warmup_share": 0.5, "schedule": "linear"}
+    train(backbone, TABLE, output=tmp_path / "run", resume=True, watcher=watcher, **more)
+    notes = [
+        "From step 2 on, lr is 0.1; it was 0.3.",
+        "From step 2 on, warmup_share is 0.5; it was 0.06.",
+        "From step 2 on, clip is 2.0; it was 1.0.",
+    ]
+    assert watcher.facts["notes"] == notes
+    log = log_of(tmp_path / "run")
+    assert [(line["step"], line["note"]) for line in log if "note" in line] == [
+        (2, note) for note in notes
+    ]
+    # lr times the schedule at steps 2 .. 5 of 6, of which 3 warm up
+    rates = [line["lr"] for line in log if "lr" in line and line["step"] > 2]
+    assert rates == pytest.approx([0.1, 0.1, 0.1 * 2 / 3, 0.1 / 3])
+    assert document_of(tmp_path / "run" / "prompt")["settings"]["lr"] == 0.1
+
+
+def test_batches_by_tokens_go_on_too(tmp_path, backbone):
+    settings = {k: v for k, v in WITH_DROPOUT["shallow"].items() if k != "batch_size"}
+    settings |= {"tokens_per_batch": 24, "accumulation": 2, "epochs": 2}
+    whole = train(backbone, settings, output=tmp_path / "whole")
+    assert whole.steps > 2
+    for step in range(1, whole.steps):
+        output = tmp_path / f"killed-{step}"
+        with pytest.raises(Killed):
+            train(backbone, settings, output=output, watcher=Watcher(die_after=step))
+        train(backbone, settings, output=output, resume=True)
+        assert_equal_runs(output, tmp_path / "whole")
 
 
 def test_other_rows_are_refused(stopped, backbone):

@@ -182,6 +182,37 @@ def test_accumulated_batches_are_the_big_batch(backbone, kind):
     close(numbers(parts.prompt), numbers(whole.prompt), 2e-3)
 
 
+def without(settings, key):
+    return {name: value for name, value in settings.items() if name != key}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_by_tokens_is_the_batch_of_its_rows(backbone, kind):
+    settings = KINDS[kind] | {"validation_share": 0}
+    whole, seen = watched(backbone, settings | {"batch_size": 10})
+    tokens = without(settings, "batch_size") | {"tokens_per_batch": 10_000}
+    parts, again = watched(backbone, tokens)
+    assert again == pytest.approx(seen, rel=1e-4)
+    close(numbers(parts.prompt), numbers(whole.prompt), 2e-3)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_rows_whatever_their_number(backbone):
+    """Of two batches by tokens in one step, which differ in rows."""
+    settings = without(TABLE, "batch_size") | {"validation_share": 0, "epochs": 1}
+    _, one = watched(backbone, settings | {"tokens_per_batch": 10_000})
+    _, several = watched(backbone, settings | {"tokens_per_batch": 16, "accumulation": 99})
+    assert several == pytest.approx(one, rel=1e-4)
+
+
+def test_by_tokens_the_prompt_is_scored_when_every_row_was_seen(backbone):
+    watcher = Watcher()
+    settings = without(TABLE, "batch_size") | {"tokens_per_batch": 16}
+    result = train(backbone, settings, watcher=watcher)
+    assert result.steps > 3 * 2
+    assert len(watcher.scores) == 3
+    assert watcher.scores[-1][0] == result.steps
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_checkpointing_computes_the_same(backbone, kind, monkeypatch):
     whole, seen = watched(backbone, KINDS[kind])
