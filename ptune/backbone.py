@@ -10,33 +10,48 @@ Weights are bit for bit the same before and after everything that ptune does. Kn
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import cached_file, logging
 
+from ptune import sharding
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
 from ptune.errors import BackboneError
-from ptune.inject import Geometry, Injection, LanguageHead, injected, probe
+from ptune.inject import (
+    Geometry,
+    Injection,
+    LanguageHead,
+    device_of,
+    injected,
+    layers,
+    probe,
+    stored,
+)
+from ptune.int8 import make_int8
+from ptune.loading import (
+    DeviceMap,
+    Place,
+    Pooling,
+    cannot_load,
+    finish_int8,
+    pretrained,
+    quiet,
+    trained_pooling,
+)
 
 # Values of each weight that enter the fingerprint: enough to tell a fine-tuned copy from its
 # origin, few enough to be read in a moment from a model of any size.
 SAMPLES_PER_WEIGHT = 64
-
-# Where the sentence-transformers library keeps how the states of a model were pooled in training.
-POOLING_FILE = "1_Pooling/config.json"
-Pooling = Literal["first", "last", "mean"]
 
 
 class Backbone:
@@ -60,6 +75,8 @@ class Backbone:
         self.pooling: Pooling = pooling or ("last" if self.geometry.causal else "first")
         self.gradient_checkpointing = False
         self._language_head: LanguageHead | None = None
+        self.compiled = False
+        self.sharded = False
 
     @classmethod
     def load(
@@ -73,7 +90,8 @@ class Backbone:
         trust_remote_code: bool = False,
         offline: bool = False,
         quantization: Any = None,
-        device_map: Any = None,
+        device_map: DeviceMap = None,
+        offload_folder: str | Path | None = None,
     ) -> "Backbone":
         """Load and freeze a model.
 
@@ -84,36 +102,40 @@ class Backbone:
             device: "auto" takes a GPU where there is one.
             trust_remote_code: run code that comes with the model. Off unless asked.
             offline: never ask the hub.
-            quantization: a transformers quantisation config, passed through.
-            device_map: as in transformers; for models larger than one device.
+            quantization: "int8" (`ptune.int8`), or a quantisation config of transformers.
+            device_map: as in transformers, or "disk"; for models larger than one device.
+            offload_folder: for what the map puts on the disk, where it is not in safetensors files.
         Raises:
             BackboneError: not found, not loadable, or of a family that ptune cannot reach yet.
         """
         if isinstance(source, nn.Module):
             return cls._of_object(source, tokenizer)
-        place = _device(device)
+        place = Place(device, dtype, device_map, offload_folder, quantization)
+        place.check()
         folder = resolve(str(source))
         options: dict[str, Any] = {
             "revision": revision,
             "trust_remote_code": trust_remote_code,
             "local_files_only": offline or Path(folder).is_dir(),
         }
-        weights: dict[str, Any] = {
-            "dtype": _dtype(dtype, place),
-            "quantization_config": quantization,
-            "device_map": device_map,
-        }
         try:
-            with _quiet(folder):
-                model = _pretrained(folder, options, weights)
+            model = pretrained(folder, place, options)
+            with quiet(folder):
                 if tokenizer is None:
                     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-                pooling = _trained_pooling(folder, options)
+                pooling = trained_pooling(folder, options)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise BackboneError(_cannot_load(source, trust_remote_code, error)) from error
-        if device_map is None and quantization is None:
-            model = model.to(place)
-        return cls(model, tokenizer, str(source), pooling=pooling)
+            raise BackboneError(cannot_load(source, trust_remote_code, error)) from error
+        backbone = cls(model, tokenizer, str(source), pooling=pooling)
+        if place.int8:
+            backbone._make_int8(place)
+        return backbone
+
+    def _make_int8(self, place: Place) -> None:
+        """Its fingerprint stays that of the weights as they were: a prompt fits both."""
+        _ = self.fingerprint, self.parameters
+        make_int8(self._layers, self.name)
+        finish_int8(self.model, place)
 
     @classmethod
     def _of_object(cls, model: PreTrainedModel, tokenizer: Any) -> "Backbone":
@@ -138,7 +160,7 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where ids go in."""
-        return self.model.get_input_embeddings().weight.device
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,7 +191,30 @@ class Backbone:
 
     def injected(self) -> AbstractContextManager[Injection]:
         """Prompts can go in for the time of this context; leaving it restores the model."""
-        return injected(self.model, self._sites, checkpointing=self.gradient_checkpointing)
+        return injected(
+            self.model,
+            self._sites,
+            checkpointing=self.gradient_checkpointing,
+            compiling=self.compiled,
+        )
+
+    def shard(self, device: torch.device) -> None:
+        """Keep one share of every layer, on `device`; the other processes keep the others.
+
+        From here on every process must run the backbone equally often; see `ptune.sharding`.
+        """
+        _ = self.fingerprint, self.parameters  # of whole weights
+        if self.has_lm_head:  # it looks at the model by running it
+            first = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            with torch.no_grad():
+                self.language_head(type(self.body(input_ids=first)))
+        sharding.shard(self.body, self._layers, device)
+        self.model.to(device)
+        self.sharded = True
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        return layers(self.model, self._sites)
 
     @cached_property
     def _sites(self) -> tuple[Any, ...]:
@@ -206,7 +251,8 @@ class Backbone:
         """
         shapes, values = hashlib.sha256(), hashlib.sha256()
         shapes.update(type(self.body).__name__.encode())
-        for name, weight in sorted(self.body.named_parameters()):
+        for name in sorted(name for name, _ in self.body.named_parameters()):
+            weight = _weight(self.body, name)
             shapes.update(f"{name}{tuple(weight.shape)}".encode())
             values.update(_sample(weight))
         words = json.dumps(
@@ -223,6 +269,11 @@ class Backbone:
         return {k: str(v) for k, v in sorted(self.tokenizer.special_tokens_map.items())}
 
 
+def _weight(body: nn.Module, name: str) -> Tensor:
+    parent, _, own = name.rpartition(".")
+    return stored(body.get_submodule(parent), own)
+
+
 def _sample(weight: Tensor) -> bytes:
     if not weight.is_floating_point():  # quantised: its numbers depend on the method
         return b""
@@ -232,81 +283,9 @@ def _sample(weight: Tensor) -> bytes:
     return bytes(picked.view(torch.uint8).tolist())
 
 
-def _pretrained(
-    folder: str, options: Mapping[str, Any], weights: Mapping[str, Any]
-) -> PreTrainedModel:
-    config = transformers.AutoConfig.from_pretrained(folder, **options)
-    return _auto_class(config).from_pretrained(folder, config=config, **options, **weights)
-
-
-def _trained_pooling(folder: str, options: Mapping[str, Any]) -> Pooling | None:
-    """The pooling that a sentence encoder was trained with; None for any other model."""
-    found = cached_file(
-        folder,
-        POOLING_FILE,
-        revision=options["revision"],
-        local_files_only=options["local_files_only"],
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if found is None:
-        return None
-    said = json.loads(Path(found).read_text(encoding="utf-8"))
-    names: dict[str, Pooling] = {"cls_token": "first", "lasttoken": "last", "mean_tokens": "mean"}
-    return next((ours for name, ours in names.items() if said.get(f"pooling_mode_{name}")), None)
-
-
-@contextmanager
-def _quiet(folder: str) -> Iterator[None]:
-    """No progress bar for what is on this machine already: it is there in a moment."""
-    shown = logging.is_progress_bar_enabled()
-    if Path(folder).is_dir():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _with_softcap(model: PreTrainedModel) -> PreTrainedModel:
     """transformers 5.17 runs Gemma 2 with SDPA, which drops its soft-cap; later ones do as here."""
     config = model.config
     if getattr(config, "attn_logit_softcapping", None) and config._attn_implementation == "sdpa":
         model.set_attn_implementation("eager")
     return model
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
-
-
-def _auto_class(config: Any) -> Any:
-    """The class with the head that the weights were saved with, where tasks can use one."""
-    name = (getattr(config, "architectures", None) or [""])[0]
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return transformers.AutoModelForCausalLM
-    if name.endswith(("ForMaskedLM", "ForPreTraining")):
-        return transformers.AutoModelForMaskedLM
-    return transformers.AutoModel
-
-
-def _cannot_load(source: str | Path, trusted: bool, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hint = "Give a local folder with config.json, or the name of a model on the Hugging Face hub"
-    if "trust_remote_code" in str(error) and not trusted:
-        hint = "It wants to run code of its own; if you trust it, set trust_remote_code=true"
-    elif os.environ.get("HF_HUB_OFFLINE") == "1":
-        hint += " that is already in the cache (HF_HUB_OFFLINE is set)"
-    return f'Backbone "{source}" cannot be loaded: {reason} {hint}.'

@@ -96,7 +96,8 @@ def run(
         if entering is not None:
             stack.enter_context(above(injection, entering))
         output = backbone.body(**inputs)
-        states = output.last_hidden_state.flatten(0, 1).index_select(0, batch.reads)
+        states = output.last_hidden_state.flatten(0, 1)
+        states = states.index_select(0, batch.reads.to(states.device)).to(backbone.device)
     if read == "states":
         return states
     words = Words(states, backbone.language_head(type(output)))
@@ -212,6 +213,7 @@ def generate(
             no_repeat_ngram_size=0,
             eos_token_id=end,
             pad_token_id=padding,
+            synced_gpus=backbone.sharded,  # all processes go on until the last one is done
             **places,
         )
     new = answer[:, width:].tolist()

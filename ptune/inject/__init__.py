@@ -10,6 +10,8 @@ layers      a pass through the lower or the upper layers only
 """
 
 from ptune.inject.call import Call as Call
+from ptune.inject.devices import device_of as device_of
+from ptune.inject.devices import stored as stored
 from ptune.inject.head import LanguageHead as LanguageHead
 from ptune.inject.head import Words as Words
 from ptune.inject.layers import Cut as Cut
@@ -17,5 +19,6 @@ from ptune.inject.layers import Entering as Entering
 from ptune.inject.probe import probe as probe
 from ptune.inject.session import Injection as Injection
 from ptune.inject.session import injected as injected
+from ptune.inject.session import layers as layers
 from ptune.inject.sites import Geometry as Geometry
 from ptune.inject.sites import Site as Site

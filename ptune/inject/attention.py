@@ -10,6 +10,7 @@ outside the pass, no mask over the whole pack, a prompt seen through any sliding
 Dropout inside attention is left out on purpose: the backbone is frozen and in eval mode.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,10 +39,10 @@ Answers = Float[Tensor, "lines tokens heads value_dim"]
 Flat = Float[Tensor, "flat heads head_dim"]
 
 
-def register() -> None:
+def register(wrap: Callable[[Any], Any]) -> None:
     """Make both functions known to transformers; no mask is built for packed batches."""
-    AttentionInterface.register(PACKED, packed)
-    AttentionInterface.register(BY_ROWS, by_rows)
+    AttentionInterface.register(PACKED, wrap(packed))
+    AttentionInterface.register(BY_ROWS, wrap(by_rows))
     AttentionMaskInterface.register(BY_ROWS, _mask_by_rows)
 
 
@@ -62,14 +63,14 @@ def packed(
 ) -> tuple[Answers, None]:
     """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks."""
     injection = module.__dict__["_ptune"]
-    call: Call = injection.call
+    call: Call = injection.call.on(query.device)
     assert call.batch is not None
     site = injection.site(module)
     causal, window = is_causal(module, kwargs), kwargs.get("sliding_window")
     if call.record is not None:
         call.record.append((module, _record(key, value, causal, window)))
     lines, _, tokens, _ = query.shape
-    bank = None if site is None else call.banks.get(site)
+    bank = call.bank(site, query.device)
     flat_query, flat_key, flat_value = _flat(query), _flat(key), _flat(value)
     if bank is not None:
         flat_key = torch.cat([bank.keys.to(flat_key), flat_key])
@@ -199,9 +200,8 @@ def by_rows(
 ) -> tuple[Answers, None]:
     """Attention of ordinary rows, each with its deep prompt in front of the model's own keys."""
     injection = module.__dict__["_ptune"]
-    call: Call = injection.call
-    site = injection.site(module)
-    bank = None if site is None else call.banks.get(site)
+    call: Call = injection.call.on(query.device)
+    bank = call.bank(injection.site(module), query.device)
     slopes = kwargs.pop("alibi_slopes", None)
     if attention_mask is None:
         raise BackboneError(

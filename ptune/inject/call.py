@@ -6,7 +6,7 @@ is being computed follows from the module and from how often it was called in th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,17 @@ class Bank:
     real: Bool[Tensor, "prompts slots"]
     place: Int[Tensor, "prompts slots"]
     lengths: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Bank":
+        """The same bank on another device."""
+        return replace(
+            self,
+            keys=self.keys.to(device),
+            values=self.values.to(device),
+            at=self.at.to(device),
+            real=self.real.to(device),
+            place=self.place.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class Call:
     counts: dict[int, int] = field(default_factory=dict)
     banks: dict[int, Bank] = field(default_factory=dict)
     _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)
+    _elsewhere: dict[torch.device, "Call"] = field(default_factory=dict)
 
     def table(self) -> Float[Tensor, "slots width"] | None:
         """The virtual tokens of all prompts, one prompt after the other."""
@@ -89,6 +101,27 @@ class Call:
         """Lay out the deep prompts, once for the pass and outside of any checkpointed layer."""
         for site in sorted({site for prompt in self.prompts for site in prompt.deep}):
             self.banks[site] = _bank([p.deep.get(site) for p in self.prompts], dtype, device)
+
+    def on(self, device: torch.device) -> "Call":
+        """The call as a layer on this device sees it: batch, rows and masks are there."""
+        at = self.rows if self.batch is None else self.batch.ids
+        if at is None or at.device == device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = replace(
+                self,
+                batch=None if self.batch is None else self.batch.to(device),
+                rows=None if self.rows is None else self.rows.to(device),
+                _seen={},
+            )
+        return self._elsewhere[device]
+
+    def bank(self, site: int | None, device: torch.device) -> Bank | None:
+        """The bank of a site, moved at its first use: a layer stays where it is."""
+        bank = None if site is None else self.banks.get(site)
+        if site is not None and bank is not None and bank.keys.device != device:
+            bank = self.banks[site] = bank.to(device)
+        return bank
 
     def seen(self, index: int, bank: Bank | None, causal: bool, window: int | None) -> Seen:
         """Which keys group `index` sees; computed once for all sites of a kind."""

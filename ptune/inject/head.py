@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ptune.inject.devices import device_of
+
 # Logits that stand in memory at once: 128 MB in float32, and as much again for their gradient.
 LOGITS_AT_ONCE = 2**25
 # Reads on which a head over some tokens is compared with the whole head.
@@ -194,7 +196,8 @@ def _body_of(model: PreTrainedModel) -> nn.Module:
     inner = [module for module in model.modules() if module is not model and _has_layers(module)]
     hooks = [module.register_forward_pre_hook(stop) for module in inner]
     try:
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+        device = device_of(model.get_input_embeddings())
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
     except _Found:
         pass
     finally:

@@ -19,6 +19,7 @@ from ptune.batch import Batch, PromptTensors, TokenSequence, pack
 from ptune.encoders import SiteShape
 from ptune.errors import BackboneError
 from ptune.inject.call import Call
+from ptune.inject.devices import device_of
 from ptune.inject.session import injected
 from ptune.inject.sites import Geometry, Site
 
@@ -98,7 +99,7 @@ def _some_ids(vocabulary: int, count: int, config: Any) -> Int[Tensor, " tokens"
 
 
 def _native(body: PreTrainedModel, ids: Int[Tensor, " tokens"], **inputs: Tensor) -> Tensor:
-    device = next(body.parameters()).device
+    device = device_of(body.get_input_embeddings())
     named = {name: value.to(device) for name, value in inputs.items()}
     return body(input_ids=ids[None].to(device), **named).last_hidden_state[0]
 
@@ -159,7 +160,7 @@ def _injected_states(
     first: int,
     record: list[tuple[nn.Module, dict[str, Any]]] | None = None,
 ) -> Float[Tensor, "flat hidden"]:
-    batch = batch.to(next(body.parameters()).device)
+    batch = batch.to(device_of(body.get_input_embeddings()))
     vocabulary = len(body.get_input_embeddings().weight)
     call = Call([PromptTensors()], batch, None, vocabulary, record=record)
     with injected(body, sites) as injection, injection.serving(call):
@@ -183,7 +184,8 @@ def inputs_of(
 
 
 def _agrees(flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch) -> bool:
-    together = torch.split(flat[batch.real.flatten()], [len(states) for states in native])
+    real = batch.real.flatten().to(flat.device)
+    together = torch.split(flat[real], [len(states) for states in native])
     return all(close(ours, theirs) for ours, theirs in zip(together, native, strict=True))
 
 

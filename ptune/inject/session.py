@@ -18,16 +18,20 @@ from transformers import PreTrainedModel
 from ptune.inject import attention, shims
 from ptune.inject.call import Call
 from ptune.inject.embedding import EmbeddingHooks
+from ptune.inject.forwards import compiled, opaque, replace_forward
 from ptune.inject.sites import Site
 
 
 class Injection:
     """What the hooks and the attention of one backbone read during a forward pass."""
 
-    def __init__(self, model: PreTrainedModel, sites: Sequence[Site], checkpointing: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, sites: Sequence[Site], checkpointing: bool, compiling: bool
+    ) -> None:
         self.model = model
         self.call: Call | None = None
         self.checkpointing = checkpointing
+        self.compiling = compiling
         self.sites = sites
         self._sites = _site_table(model, sites)
         self._configs = _configs(model)
@@ -80,16 +84,20 @@ class Injection:
 
     def install(self) -> None:
         """Hook the model."""
-        attention.register()
+        wrap = opaque if self.compiling else _as_it_is
+        attention.register(wrap)
         self._embedding = EmbeddingHooks(self.model.get_input_embeddings())
         self._undo.append(self._embedding.remove)
         self._undo.append(_remember_implementation(self._configs))
         for module in self.model.modules():
             module.__dict__["_ptune"] = self
         self._undo.append(self._untag)
-        self._undo += shims.install(self.model)
+        self._undo += shims.install(self.model, wrap)
+        found = layers(self.model, self.sites)
+        if self.compiling:
+            self._undo += [replace_forward(layer, compiled(layer)) for layer in found]
         if self.checkpointing:
-            self._undo += [_checkpointed(layer, self) for layer in layers(self.model, self.sites)]
+            self._undo += [_checkpointed(layer, self) for layer in found]
 
     def _untag(self) -> None:
         for module in self.model.modules():
@@ -103,19 +111,27 @@ class Injection:
 
 @contextmanager
 def injected(
-    model: PreTrainedModel, sites: Sequence[Site] = (), *, checkpointing: bool = False
+    model: PreTrainedModel,
+    sites: Sequence[Site] = (),
+    *,
+    checkpointing: bool = False,
+    compiling: bool = False,
 ) -> Iterator[Injection]:
     """Hook a model for the time of the context; inside another one, that one is used."""
     outer = model.__dict__.get("_ptune")
     if outer is not None:
         yield outer
         return
-    injection = Injection(model, sites, checkpointing)
+    injection = Injection(model, sites, checkpointing, compiling)
     try:
         injection.install()
         yield injection
     finally:
         injection.remove()
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
 
 
 def _site_table(model: PreTrainedModel, sites: Sequence[Site]) -> dict[int, list[int]]:
@@ -169,10 +185,10 @@ def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
         counts = dict(call.counts)
 
         def run(*inner: Any, **named: Any) -> Any:
-            with injected(injection.model, injection.sites, checkpointing=True) as current:
+            ways = {"checkpointing": True, "compiling": injection.compiling}
+            with injected(injection.model, injection.sites, **ways) as current:
                 return current.again(call, counts, lambda: forward(*inner, **named))
 
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
-    layer.forward = first_run
-    return lambda: layer.__dict__.pop("forward", None)
+    return replace_forward(layer, first_run)

@@ -7,11 +7,12 @@ in ptune that names a model family.
 """
 
 from collections.abc import Callable
-from functools import partial
 from types import MethodType
+from typing import Any
 
 from torch import nn
 
+from ptune.inject.forwards import replace_forward
 from ptune.inject.shims import bloom
 
 # Class of the module -> its stand-in.
@@ -21,16 +22,11 @@ FORWARDS: dict[str, Callable[..., object]] = {
 }
 
 
-def install(model: nn.Module) -> list[Callable[[], None]]:
-    """Put the shims in place; returns what undoes it."""
+def install(model: nn.Module, wrap: Callable[[Any], Any]) -> list[Callable[[], None]]:
+    """Put the shims in place, each wrapped; returns what undoes it."""
     undo: list[Callable[[], None]] = []
     for module in model.modules():
         shim = FORWARDS.get(type(module).__name__)
         if shim is not None:
-            module.__dict__["forward"] = MethodType(shim, module)
-            undo.append(partial(_restore, module))
+            undo.append(replace_forward(module, wrap(MethodType(shim, module))))
     return undo
-
-
-def _restore(module: nn.Module) -> None:
-    module.__dict__.pop("forward", None)

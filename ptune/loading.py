@@ -1,0 +1,197 @@
+"""Loading a model: which class, which device, which format, in one piece or spread out.
+
+    model = pretrained("bigscience/bloom-7b1", Place(device="auto", device_map="auto"), options)
+
+With a device map the weights may lie on several devices, in the machine's memory or on its disk;
+accelerate brings each to where it is needed. Knows no prompt; `ptune.backbone` probes what is
+loaded here.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from ptune.errors import BackboneError
+from ptune.sharding import SWITCH, hidden
+
+INT8 = "int8"
+# What transformers decides by itself; any other text is a device.
+_PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+# Where the sentence-transformers library keeps how the states of a model were pooled in training.
+POOLING_FILE = "1_Pooling/config.json"
+Pooling = Literal["first", "last", "mean"]
+DeviceMap = str | Mapping[str, int | str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the weights go, and in which format.
+
+    Args:
+        device: "auto" takes a GPU where there is one.
+        dtype: "auto" is float32 on a CPU and the stored one elsewhere.
+        device_map: as in transformers, or "disk"; None puts all on `device`.
+        offload_folder: for weights on the disk that are not in safetensors files.
+        quantization: "int8", or a transformers quantisation config.
+    """
+
+    device: str = "auto"
+    dtype: str | torch.dtype = "auto"
+    device_map: DeviceMap = None
+    offload_folder: str | Path | None = None
+    quantization: Any = None
+
+    @property
+    def int8(self) -> bool:
+        """Whether ptune itself turns the weights into int8, after loading."""
+        return isinstance(self.quantization, str)
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            BackboneError: says what.
+        """
+        if self.int8 and self.quantization != INT8:
+            raise BackboneError(
+                f"quantization = {self.quantization} is not known. Allowed: int8, or in Python a "
+                "quantisation config of transformers."
+            )
+        if self.int8 and self.device_map is not None:
+            raise BackboneError(
+                "quantization = int8 does not go with device_map: the layers are made int8 in "
+                "memory. Leave one of the two out."
+            )
+        if self.device_map is not None and self.device != "auto":
+            raise BackboneError(
+                f"device = {self.device} does not go with device_map, which says where every "
+                'weight goes. Leave device out, or write device_map: {"": ' + f'"{self.device}"}}.'
+            )
+
+
+def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrainedModel:
+    """Load a model, with the head that it was saved with, to where `place` says.
+
+    Int8 is made later, from what this returns: weights in their stored format, on the CPU.
+
+    Args:
+        options: of transformers, for files: revision and the like.
+    """
+    device = _device(place.device)
+    weights = {
+        "dtype": "auto" if place.int8 and place.dtype == "auto" else _dtype(place.dtype, device),
+        "quantization_config": None if place.int8 else place.quantization,
+        "device_map": _spread(place.device_map),
+        "offload_folder": place.offload_folder,
+    }
+    with quiet(folder), _every_process_loads():
+        config = transformers.AutoConfig.from_pretrained(folder, **options)
+        model = _auto_class(config).from_pretrained(folder, config=config, **options, **weights)
+    alone = place.device_map is None and place.quantization is None
+    return model.to(device) if alone else model
+
+
+def finish_int8(model: PreTrainedModel, place: Place) -> PreTrainedModel:
+    """Bring a model whose layers are int8 now to its device; what is left computes in `dtype`."""
+    device = _device(place.device)
+    dtype = _dtype(place.dtype, device)
+    if place.dtype == "auto" and dtype != "auto":  # else it was loaded so, and scales are not cut
+        model = model.to(dtype)
+    return model.to(device)
+
+
+def trained_pooling(folder: str, options: Mapping[str, Any]) -> Pooling | None:
+    """The pooling that a sentence encoder was trained with; None for any other model."""
+    found = cached_file(
+        folder,
+        POOLING_FILE,
+        revision=options["revision"],
+        local_files_only=options["local_files_only"],
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return None
+    said = json.loads(Path(found).read_text(encoding="utf-8"))
+    names: dict[str, Pooling] = {"cls_token": "first", "lasttoken": "last", "mean_tokens": "mean"}
+    return next((ours for name, ours in names.items() if said.get(f"pooling_mode_{name}")), None)
+
+
+@contextmanager
+def quiet(folder: str) -> Iterator[None]:
+    """No progress bar for what is on this machine already: it is there in a moment."""
+    shown = logging.is_progress_bar_enabled()
+    if Path(folder).is_dir():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _every_process_loads() -> Iterator[None]:
+    """Weights in every process, also under `accelerate launch --use_fsdp`.
+
+    There transformers would leave all processes but the first without weights, for accelerate to
+    send them; ptune shards a model that it has probed, and so one that every process has.
+    """
+    with hidden(SWITCH):
+        yield
+
+
+def _spread(device_map: DeviceMap) -> Any:
+    if isinstance(device_map, str):
+        return device_map if device_map in _PLANS else {"": _one_device(device_map)}
+    return device_map and {name: _one_device(where) for name, where in device_map.items()}
+
+
+def _one_device(where: int | str) -> int | str:
+    return int(where) if isinstance(where, str) and where.isdigit() else where
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _auto_class(config: Any) -> Any:
+    """The class with the head that the weights were saved with, where tasks can use one."""
+    name = (getattr(config, "architectures", None) or [""])[0]
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return transformers.AutoModelForCausalLM
+    if name.endswith(("ForMaskedLM", "ForPreTraining")):
+        return transformers.AutoModelForMaskedLM
+    return transformers.AutoModel
+
+
+def cannot_load(source: str | Path, trusted: bool, error: Exception) -> str:
+    """Say why a model was not loaded, and what to do."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    hint = "Give a local folder with config.json, or the name of a model on the Hugging Face hub"
+    if "trust_remote_code" in str(error) and not trusted:
+        hint = "It wants to run code of its own; if you trust it, set trust_remote_code=true"
+    elif os.environ.get("HF_HUB_OFFLINE") == "1":
+        hint += " that is already in the cache (HF_HUB_OFFLINE is set)"
+    return f'Backbone "{source}" cannot be loaded: {reason} {hint}.'
