@@ -77,6 +77,13 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
         max_tokens=int(settings.get("max_tokens", 512)),
         offset=prompt.offset,
     )
+    trained = settings.get("quantization")
+    if trained != backbone.quantization:
+        log.warning(
+            "The prompt was trained on %s weights and runs on %s ones: its answers may differ.",
+            trained or "whole",
+            backbone.quantization or "whole",
+        )
     head = task.head(backbone.geometry.hidden)
     if head is not None:
         head.load_state_dict(dict(prompt.head))

@@ -39,6 +39,7 @@ from ptune.inject import (
 )
 from ptune.int8 import make_int8
 from ptune.loading import (
+    INT8,
     DeviceMap,
     Place,
     Pooling,
@@ -77,6 +78,7 @@ class Backbone:
         self._language_head: LanguageHead | None = None
         self.compiled = False
         self.sharded = False
+        self.quantization: str | None = None
 
     @classmethod
     def load(
@@ -92,6 +94,7 @@ class Backbone:
         quantization: Any = None,
         device_map: DeviceMap = None,
         offload_folder: str | Path | None = None,
+        to_be_sharded: bool = False,
     ) -> "Backbone":
         """Load and freeze a model.
 
@@ -105,12 +108,13 @@ class Backbone:
             quantization: "int8" (`ptune.int8`), or a quantisation config of transformers.
             device_map: as in transformers, or "disk"; for models larger than one device.
             offload_folder: for what the map puts on the disk, where it is not in safetensors files.
+            to_be_sharded: stay on the CPU until `shard` is called.
         Raises:
             BackboneError: not found, not loadable, or of a family that ptune cannot reach yet.
         """
         if isinstance(source, nn.Module):
             return cls._of_object(source, tokenizer)
-        place = Place(device, dtype, device_map, offload_folder, quantization)
+        place = Place(device, dtype, device_map, offload_folder, quantization, to_be_sharded)
         place.check()
         folder = resolve(str(source))
         options: dict[str, Any] = {
@@ -136,6 +140,7 @@ class Backbone:
         _ = self.fingerprint, self.parameters
         make_int8(self._layers, self.name)
         finish_int8(self.model, place)
+        self.quantization = INT8
 
     @classmethod
     def _of_object(cls, model: PreTrainedModel, tokenizer: Any) -> "Backbone":
@@ -275,7 +280,8 @@ def _weight(body: nn.Module, name: str) -> Tensor:
 
 
 def _sample(weight: Tensor) -> bytes:
-    if not weight.is_floating_point():  # quantised: its numbers depend on the method
+    plain = type(weight.detach()) is Tensor and weight.is_floating_point()
+    if not plain:  # quantised by a library: its numbers depend on the method
         return b""
     flat = weight.detach().flatten()
     step = max(1, len(flat) // SAMPLES_PER_WEIGHT)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -34,6 +34,23 @@ BackboneOption = Annotated[
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Use a backbone that the prompt was not trained with.")
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to run: auto, cpu, cuda, cuda:1, mps.")
+]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Of the weights: auto, float32, bfloat16, float16.")
+]
+MapOption = Annotated[
+    str | None,
+    typer.Option("--device-map", help="Spread a large model: auto, balanced, sequential, disk."),
+]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option("--quantization", help="int8 or none; left out: as the prompt was trained."),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Rows at once.", min=1)]
@@ -150,6 +167,11 @@ def evaluate(
     prompt: PromptArgument,
     data: Annotated[str, typer.Option("--data", help="Labelled rows: a file or hub:name.")],
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    device_map: MapOption = None,
+    quantization: QuantizationOption = None,
+    trust_remote_code: TrustOption = False,
     batch_size: BatchOption = 32,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -158,7 +180,8 @@ def evaluate(
 
     Example: ptune evaluate runs/complaints/prompt --data test.csv
     """
-    soft, loaded = _load(prompt, backbone)
+    way = _Way(device, dtype, device_map, quantization, trust_remote_code)
+    soft, loaded = _load(prompt, backbone, way)
     from ptune.api import evaluate as evaluate_prompt
     from ptune.display import show_scores
 
@@ -180,6 +203,11 @@ def predict(
         Path | None, typer.Option("--output", help="Write JSON lines here, in the rows' order.")
     ] = None,
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    device_map: MapOption = None,
+    quantization: QuantizationOption = None,
+    trust_remote_code: TrustOption = False,
     batch_size: BatchOption = 32,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -190,7 +218,8 @@ def predict(
     """
     if bool(texts) == (input_ is not None):
         raise typer.BadParameter("give texts, or --input and a file; one of the two.")
-    soft, loaded = _load(prompt, backbone)
+    way = _Way(device, dtype, device_map, quantization, trust_remote_code)
+    soft, loaded = _load(prompt, backbone, way)
     from ptune.api import predict as predict_rows
     from ptune.display import check_writable, prediction_line, write_lines
 
@@ -311,16 +340,34 @@ def push(
     typer.echo(f"{prompt} is on the hub as {repository}")
 
 
-def _load(prompt: str, backbone: str | None) -> tuple[Any, Any]:
+class _Way(NamedTuple):
+    """How to load a backbone: the options of the command line."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    device_map: str | None = None
+    quantization: str | None = None
+    trust_remote_code: bool = False
+
+
+_AS_TRAINED = _Way()
+
+
+def _load(prompt: str, backbone: str | None, way: _Way = _AS_TRAINED) -> tuple[Any, Any]:
     """Load a prompt, and the backbone that it names or that the user names."""
     from ptune.api import Backbone
     from ptune.prompt import SoftPrompt
 
     soft = SoftPrompt.load(prompt)
+    options = way._asdict()
+    if way.quantization is None and way.device_map is None:
+        options["quantization"] = soft.settings.get("quantization")
+    elif way.quantization == "none":
+        options["quantization"] = None
     if backbone is not None:
-        return soft, Backbone.load(backbone)
+        return soft, Backbone.load(backbone, **options)
     try:
-        return soft, Backbone.load(soft.backbone, revision=soft.settings.get("revision"))
+        return soft, Backbone.load(soft.backbone, revision=soft.settings.get("revision"), **options)
     except BackboneError as error:
         raise BackboneError(f"{error} If it lies elsewhere, say where with --backbone.") from error
 

@@ -24,6 +24,7 @@ from ptune.errors import BackboneError
 from ptune.sharding import SWITCH, hidden
 
 INT8 = "int8"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What transformers decides by itself; any other text is a device.
 _PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -43,6 +44,7 @@ class Place:
         device_map: as in transformers, or "disk"; None puts all on `device`.
         offload_folder: for weights on the disk that are not in safetensors files.
         quantization: "int8", or a transformers quantisation config.
+        to_be_sharded: stay on the CPU, since `device` will get a share and could not hold it whole.
     """
 
     device: str = "auto"
@@ -50,6 +52,7 @@ class Place:
     device_map: DeviceMap = None
     offload_folder: str | Path | None = None
     quantization: Any = None
+    to_be_sharded: bool = False
 
     @property
     def int8(self) -> bool:
@@ -72,6 +75,13 @@ class Place:
                 "quantization = int8 does not go with device_map: the layers are made int8 in "
                 "memory. Leave one of the two out."
             )
+        if isinstance(self.dtype, str) and self.dtype not in DTYPES:
+            raise BackboneError(f"dtype = {self.dtype} is not known. Allowed: {', '.join(DTYPES)}.")
+        if self.to_be_sharded and self.device_map is not None:
+            raise BackboneError(
+                "device_map does not go with --use_fsdp: one process spreads a model by the "
+                "first, several by the second. Leave one of the two out."
+            )
         if self.device_map is not None and self.device != "auto":
             raise BackboneError(
                 f"device = {self.device} does not go with device_map, which says where every "
@@ -87,7 +97,7 @@ def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrai
     Args:
         options: of transformers, for files: revision and the like.
     """
-    device = _device(place.device)
+    device = named_device(place.device)
     weights = {
         "dtype": "auto" if place.int8 and place.dtype == "auto" else _dtype(place.dtype, device),
         "quantization_config": None if place.int8 else place.quantization,
@@ -97,17 +107,17 @@ def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrai
     with quiet(folder), _every_process_loads():
         config = transformers.AutoConfig.from_pretrained(folder, **options)
         model = _auto_class(config).from_pretrained(folder, config=config, **options, **weights)
-    alone = place.device_map is None and place.quantization is None
-    return model.to(device) if alone else model
+    stays = place.device_map is not None or place.quantization is not None or place.to_be_sharded
+    return model if stays else model.to(device)
 
 
 def finish_int8(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Bring a model whose layers are int8 now to its device; what is left computes in `dtype`."""
-    device = _device(place.device)
+    device = named_device(place.device)
     dtype = _dtype(place.dtype, device)
     if place.dtype == "auto" and dtype != "auto":  # else it was loaded so, and scales are not cut
         model = model.to(dtype)
-    return model.to(device)
+    return model if place.to_be_sharded else model.to(device)
 
 
 def trained_pooling(folder: str, options: Mapping[str, Any]) -> Pooling | None:
@@ -162,12 +172,26 @@ def _one_device(where: int | str) -> int | str:
     return int(where) if isinstance(where, str) and where.isdigit() else where
 
 
-def _device(name: str) -> torch.device:
+def named_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        BackboneError: there is no such device here.
+    """
     if name != "auto":
-        return torch.device(name)
+        return _present(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _present(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise BackboneError(
+            f"device = {name}: there is no such device here. Name another one, or leave device out."
+        ) from error
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:

@@ -21,8 +21,9 @@ SWITCH = "ACCELERATE_USE_FSDP"
 
 
 def asked() -> bool:
-    """Whether this process was launched to shard its backbone."""
-    return os.environ.get(SWITCH, "false").lower() in ("true", "1")
+    """Whether this process was launched, with others, to shard its backbone."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and os.environ.get(SWITCH, "false").lower() in ("true", "1")
 
 
 @contextmanager

@@ -75,6 +75,18 @@ class Recipe(BaseModel):
         "auto", "Of the backbone's weights; auto: float32 on a CPU, elsewhere as they are stored."
     )
     device: str = _model("auto", "Where to run: auto, cpu, cuda, cuda:1, mps.")
+    device_map: dict[str, str] | str | None = _model(
+        None,
+        "For a model larger than one device: what goes where; null: all on device.",
+        allowed="auto, balanced, sequential, disk, or a mapping from module to device",
+    )
+    offload_folder: str | None = _model(
+        None, "For weights that device_map puts on the disk and that are no safetensors files."
+    )
+    quantization: Literal["int8"] | None = _model(
+        None, "int8 holds the weights of the layers in one byte a number."
+    )
+    compile: bool = _model(False, "Compile the layers by torch.compile while training.")
     trust_remote_code: bool = _model(False, "Run Python code that comes with the model.")
     revision: str | None = _model(None, "Branch, tag or commit of the model on the hub.")
     offline: bool = _model(False, "Use what is on this machine only; never ask the hub.")

@@ -150,6 +150,35 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
             "holds out as many rows as it trains on. Leave it out, or set it to 0 for none."
         ),
     ),
+    # backbone
+    (
+        lambda v: v["device_map"] is not None and v["device"] != "auto",
+        (
+            "device = {device} does not go with device_map, which says where every weight goes. "
+            "Leave device out."
+        ),
+    ),
+    (
+        lambda v: v["device_map"] is not None and v["quantization"] is not None,
+        (
+            "quantization = {quantization} does not go with device_map: the layers are made int8 "
+            "in memory. Leave one of the two out."
+        ),
+    ),
+    (
+        lambda v: v["device_map"] is None and v["offload_folder"] is not None,
+        (
+            "offload_folder = {offload_folder} goes with device_map only. Set device_map, or leave "
+            "offload_folder out."
+        ),
+    ),
+    (
+        lambda v: v["device_map"] is not None and v["compile"],
+        (
+            "compile does not go with device_map, whose weights come and go while a layer runs. "
+            "Leave one of the two out."
+        ),
+    ),
     # training
     (
         lambda v: v["tokens_per_batch"] is not None and v["batch_size"] != BATCH_SIZE,

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from ptune.inject import attention, shims
 from ptune.inject.call import Call
+from ptune.inject.devices import device_of
 from ptune.inject.embedding import EmbeddingHooks
-from ptune.inject.forwards import compiled, opaque, replace_forward
+from ptune.inject.forwards import check_compiler, compiled, opaque, replace_forward
 from ptune.inject.sites import Site
 
 
@@ -84,6 +85,8 @@ class Injection:
 
     def install(self) -> None:
         """Hook the model."""
+        if self.compiling:
+            check_compiler(device_of(self.model.get_input_embeddings()))
         wrap = opaque if self.compiling else _as_it_is
         attention.register(wrap)
         self._embedding = EmbeddingHooks(self.model.get_input_embeddings())

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ptune import metrics
+from ptune import metrics, sharding
 from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import labels_of
 from ptune.errors import ConfigError, TrainingError
+from ptune.loading import named_device
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task, make_task
 from ptune.tasks.flat import rows_cut
@@ -77,6 +78,8 @@ def train(
         TrainingError: the run diverged or was stopped; the message says what was kept.
     """
     name = backbone.name if isinstance(backbone, Backbone) else backbone
+    if isinstance(backbone, Backbone):
+        settings["quantization"] = backbone.quantization
     recipe = Recipe.make(backbone=name, **settings).resolved()
     folder = None if output is None else Path(output)
     _check_resume(resume, folder)
@@ -126,17 +129,35 @@ def load_backbone(recipe: Recipe) -> Backbone:
     dtype = recipe.dtype
     if dtype == "auto" and recipe.precision != "auto":
         dtype = "bfloat16" if recipe.precision == "bf16" else "float32"
-    device, local_rank = recipe.device, os.environ.get("LOCAL_RANK")
-    if device == "auto" and local_rank is not None and torch.cuda.is_available():
-        device = f"cuda:{local_rank}"  # launched with others: each process has a GPU of its own
     return Backbone.load(
         recipe.backbone,
         dtype=dtype,
-        device=device,
+        device=_device(recipe),
+        to_be_sharded=sharding.asked(),
+        device_map=recipe.device_map,
+        offload_folder=recipe.offload_folder,
+        quantization=recipe.quantization,
         revision=recipe.revision,
         trust_remote_code=recipe.trust_remote_code,
         offline=recipe.offline,
     )
+
+
+def _device(recipe: Recipe) -> str:
+    """The recipe's; a process that was launched with others has a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    own = recipe.device == "auto" and recipe.device_map is None and torch.cuda.is_available()
+    return f"cuda:{rank}" if own and rank is not None else recipe.device
+
+
+def _join(recipe: Recipe, backbone: Backbone) -> Accelerator:
+    """Meet the other processes of the run, and share the backbone out where that was asked."""
+    if backbone.sharded or not sharding.asked():
+        return make_accelerator(backbone.device)
+    device = named_device(_device(recipe))
+    accelerator = make_accelerator(device)
+    backbone.shard(device)
+    return accelerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +187,14 @@ def _train_one(job: Job, backbone: Backbone) -> Result:
 def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | TrainingError]:
     """Train the prompts of all jobs side by side, each as if alone.
 
-    The jobs agree in task, precision and gradient_checkpointing: there is one pass for all.
+    The jobs agree in task, precision, gradient_checkpointing and compile: there is one pass for all.
 
     Returns:
         In the order of the jobs; a job that diverged gives the error that it ended with.
     Raises:
         TrainingError: the user stopped the run.
     """
-    accelerator = make_accelerator(backbone.device)
+    accelerator = _join(jobs[0].recipe, backbone)
     if len(jobs) > 1 and accelerator.num_processes > 1:
         raise ConfigError(
             f"{len(jobs)} replicas in {accelerator.num_processes} processes: replicas train side "
@@ -322,6 +343,7 @@ def task_of(
 _NOT_IDENTITY = frozenset(
     # The rows and the backbone are known by their fingerprints, wherever they lie.
     {"output", "tracker", "train", "validation", "test", "backbone", "device", "offline", "cache"}
+    | {"device_map", "offload_folder", "compile"}
 )
 
 

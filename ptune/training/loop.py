@@ -11,6 +11,7 @@ gradient is that of one process up to rounding. Everything random follows from t
 step, so a run that was stopped anywhere goes on as if it never was.
 """
 
+import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,13 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ptune import sharding
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TrainingError
 from ptune.evaluation import Measured, Part, measure_together, read_together
 from ptune.tasks import Example
 from ptune.training.learner import Learner
+from ptune.training.schedule import Plan
 from ptune.trunk import Trunk
 
 # A learner and rows of its own.
@@ -91,12 +94,13 @@ class Loop:
             with learner.guarded():
                 learner.begin()
         self.backbone.gradient_checkpointing = self.options.gradient_checkpointing
+        self.backbone.compiled = self.options.compile
         try:
             with self.backbone.injected(), self._interruptible():
                 while active := [learner for learner in self.learners if not learner.done]:
                     self._advance(active)
         finally:
-            self.backbone.gradient_checkpointing = False
+            self.backbone.gradient_checkpointing = self.backbone.compiled = False
 
     def _advance(self, active: Sequence[Learner]) -> None:
         """One step of each, and what falls due after it."""
@@ -119,7 +123,7 @@ class Loop:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rows = [learner.rows for learner in active]
         batches = [
-            learner.plan.parts(all_rows[rank::world]) or [[]]  # without rows it takes part, too
+            _batches(learner.plan, all_rows, rank, world)
             for learner, all_rows in zip(active, rows, strict=True)
         ]
         # DDP averages over processes: times `world`, over all rows, is the mean over all rows.
@@ -178,7 +182,12 @@ class Loop:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         modes = [learner.prompt.training for learner, _ in asked]
         parts = [
-            Part(learner.prompt.eval().fold(), learner.task, rows[rank::world], learner.prompt.head)
+            Part(
+                learner.prompt.eval().fold(),
+                learner.task,
+                _filled(rows, rank, world),  # as many passes in every process
+                learner.prompt.head,
+            )
             for learner, rows in asked
         ]
         sizes = [learner.options.evaluation_batch_size for learner, _ in asked]
@@ -186,7 +195,7 @@ class Loop:
         for (learner, _), training in zip(asked, modes, strict=True):
             learner.prompt.train(training)
         return [
-            _in_order(gather_object(own), len(rows), world)
+            _in_order(gather_object(own[: len(rows[rank::world])]), len(rows), world)
             for own, (_, rows) in zip(mine, asked, strict=True)
         ]
 
@@ -208,6 +217,22 @@ class Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _batches(plan: Plan, rows: Sequence[int], rank: int, world: int) -> list[list[int]]:
+    """The process' own rows in batches; where others have more, empty ones, so that it takes part.
+
+    There are as many in every process: a sharded backbone's layers are fetched by all together.
+    """
+    shares = [plan.parts(rows[first::world]) for first in range(world)]
+    most = max(map(len, shares))
+    return shares[rank] + [[]] * (most - len(shares[rank]))
+
+
+def _filled(rows: Sequence[Example], rank: int, world: int) -> Sequence[Example]:
+    """The process' own rows, and one that is not its own where others have one more."""
+    own = rows[rank::world]
+    return own if len(own) == math.ceil(len(rows) / world) else [*own, *rows[:1]]
 
 
 def _in_order(gathered: Sequence[Measured], count: int, world: int) -> list[Measured]:
@@ -239,7 +264,8 @@ def make_accelerator(device: torch.device) -> Accelerator:
         ConfigError: this process was launched for float16, whose gradients would have to be scaled.
     """
     cpu = device.type == "cpu" and not is_initialized()
-    accelerator = Accelerator(cpu=cpu, device_placement=False)
+    with sharding.hidden(sharding.SWITCH):  # accelerate would shard the prompt; we, the backbone
+        accelerator = Accelerator(cpu=cpu, device_placement=False)
     if accelerator.mixed_precision == "fp16":
         raise ConfigError(
             "accelerate launch: mixed_precision fp16 is not supported. "

@@ -26,6 +26,7 @@ class Options:
     seed: int
     autocast: bool
     gradient_checkpointing: bool
+    compile: bool
 
     @classmethod
     def of(cls, recipe: Recipe, *, autocast: bool) -> "Options":
@@ -48,6 +49,7 @@ class Options:
             seed=recipe.seed,
             autocast=autocast,
             gradient_checkpointing=recipe.gradient_checkpointing,
+            compile=recipe.compile,
         )
 
     def groups(self, prompt: TrainablePrompt) -> list[dict[str, Any]]:

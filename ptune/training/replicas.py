@@ -30,7 +30,8 @@ from ptune.training.rows import Source, Sources, read_rows
 SHARED = frozenset(
     {
         *("backbone", "dtype", "device", "trust_remote_code", "revision", "offline"),
-        *("precision", "gradient_checkpointing", "trunk_cache"),
+        *("device_map", "offload_folder", "quantization"),
+        *("precision", "gradient_checkpointing", "compile", "trunk_cache"),
         *("train", "validation", "test", "label_column", "columns", "labels"),
         *("task", "problem", "answer", "output"),
     }

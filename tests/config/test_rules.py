@@ -81,6 +81,34 @@ DEEP = "p-tuning-v2"
                 "trunk_cache out."
             ),
         ),
+        (
+            {"device_map": "auto", "device": "cuda:1"},
+            (
+                "device = cuda:1 does not go with device_map, which says where every weight goes. "
+                "Leave device out."
+            ),
+        ),
+        (
+            {"device_map": {"": "disk"}, "quantization": "int8"},
+            (
+                "quantization = int8 does not go with device_map: the layers are made int8 in "
+                "memory. Leave one of the two out."
+            ),
+        ),
+        (
+            {"offload_folder": "here"},
+            (
+                "offload_folder = here goes with device_map only. Set device_map, or leave "
+                "offload_folder out."
+            ),
+        ),
+        (
+            {"device_map": "auto", "compile": "true"},
+            (
+                "compile does not go with device_map, whose weights come and go while a layer "
+                "runs. Leave one of the two out."
+            ),
+        ),
         ({"init": "text"}, "init = text needs init_text, the text to start from."),
         (
             {"init": "random", "init_text": "a"},
