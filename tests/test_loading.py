@@ -91,7 +91,8 @@ def test_a_prompt_trains_on_a_backbone_on_the_disk(folder, whole, settings):
     spread = Backbone.load(folder, device_map="disk")
     hooks = [m.__dict__.get("forward") for m in spread.model.modules()]
     ours, theirs = train(spread, settings, test=ROWS), train(whole, settings, test=ROWS)
-    assert ours.scores == theirs.scores
+    for split, scores in theirs.scores.items():
+        assert ours.scores[split] == pytest.approx(scores, rel=1e-4)
     assert [m.__dict__.get("forward") for m in spread.model.modules()] == hooks
     weight = spread.model.lm_head.weight
     assert weight.is_meta
