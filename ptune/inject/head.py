@@ -55,7 +55,8 @@ class LanguageHead:
 
     def __call__(self, states: States) -> Logits:
         """Logits over the whole vocabulary."""
-        answer = self.output(last_hidden_state=states[None])
+        # Stacked, not [None]: the hooks of a sharded body (FSDP) warn of views.
+        answer = self.output(last_hidden_state=torch.stack([states]))
         with _instead(self._body, lambda *args, **kwargs: answer):
             ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
             return self.model(input_ids=ids, use_cache=False, return_dict=True).logits[0]

@@ -83,6 +83,7 @@ def launched(output):
         command, capture_output=True, text=True, check=False, cwd=output, timeout=300
     )
     assert done.returncode == 0, done.stderr[:9000]
+    assert "UserWarning" not in done.stderr, done.stderr[:9000]
     return [json.loads((output / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
