@@ -187,7 +187,7 @@ def _train_one(job: Job, backbone: Backbone) -> Result:
 def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | TrainingError]:
     """Train the prompts of all jobs side by side, each as if alone.
 
-    The jobs agree in task, precision, gradient_checkpointing and compile: there is one pass for all.
+    The jobs agree in task, precision, gradient_checkpointing and compile: one pass serves all.
 
     Returns:
         In the order of the jobs; a job that diverged gives the error that it ended with.
