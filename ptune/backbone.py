@@ -218,6 +218,11 @@ class Backbone:
         self.sharded = True
 
     @property
+    def in_parts(self) -> bool:
+        """Whether it does not lie whole on one device: sharded, or spread by a device map."""
+        return self.sharded or hasattr(self.model, "hf_device_map")
+
+    @property
     def _layers(self) -> list[nn.Module]:
         return layers(self.model, self._sites)
 

@@ -91,6 +91,7 @@ def test_a_prompt_trains_on_a_backbone_on_the_disk(folder, whole, settings):
     spread = Backbone.load(folder, device_map="disk")
     hooks = [m.__dict__.get("forward") for m in spread.model.modules()]
     ours, theirs = train(spread, settings, test=ROWS), train(whole, settings, test=ROWS)
+    assert (spread.in_parts, whole.in_parts) == (True, False)
     for split, scores in theirs.scores.items():
         assert ours.scores[split] == pytest.approx(scores, rel=1e-4)
     assert [m.__dict__.get("forward") for m in spread.model.modules()] == hooks
@@ -172,3 +173,11 @@ def test_what_does_not_go_is_refused_in_a_sentence(folder, options, message):
     with pytest.raises(BackboneError) as error:
         Backbone.load(folder, **options)
     assert str(error.value) == message
+
+
+def test_the_trunk_of_a_spread_backbone_is_not_remembered(folder):
+    spread = Backbone.load(folder, device_map="disk")
+    result = train(spread, DEEP | {"layers": "upper:1"})
+    assert result.facts["frozen trunk"] == (
+        "Frozen trunk: not remembered, because the backbone is sharded, or spread by a device map."
+    )

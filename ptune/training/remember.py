@@ -68,6 +68,8 @@ def remember(
         return Remembered()
     if any(prompt.shallow is not None for prompt in prompts):
         return _not("the template has virtual tokens")
+    if backbone.in_parts:  # processes that remember other rows would run it less often
+        return _not("the backbone is sharded, or spread by a device map")
     if plan.steps <= plan.steps_per_epoch:
         return _not("the run has one epoch")
     try:
