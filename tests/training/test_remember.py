@@ -148,8 +148,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, backbone):
 @pytest.mark.parametrize("world", [1, 2])
 def test_rows_are_computed_with_those_of_their_first_batch(world):
     rows = [Example(TokenSequence((at + 1,) * (at + 1))) for at in range(10)]
-    plan = Plan.make(7, rows_per_step=4, epochs=2, max_steps=None, seed=0)
-    recipe = Recipe.make(batch_size=2, evaluation_batch_size=2)
+    plan = Plan.make(7, rows_per_step=4, batch_size=2, epochs=2, max_steps=None, seed=0)
+    recipe = Recipe.make(evaluation_batch_size=2)
     chunks = list(_chunks(recipe, plan, rows[:7], rows[7:], world))
     first = [rows[at].sequence for at in plan.rows_of(0)[0::world]][:2]
     assert chunks[0] == first
