@@ -7,6 +7,7 @@ What a step costs depends on shapes, not on what the weights have learned. The t
 ptune-tiny's, whose ids are below the size of every vocabulary here, unless a shape names another.
 """
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -84,14 +85,35 @@ KINDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[Any, Any]]] = {
 
 
 def random_model(made: tuple[Any, Any], dtype: str, device: str = "cpu") -> Any:
-    """The model, its weights drawn by seed, in its dtype from the start: no copy is ever made."""
+    """The model, its weights drawn by seed without a moment of more memory than they need.
+
+    A model that is simply made holds a tied head twice until it is tied; the peak would show it.
+    """
     import torch
 
     auto_class, config = made
-    torch.manual_seed(SEED)
-    with torch.device(device):
+    with torch.device("meta"):
         model = auto_class.from_config(config, dtype=getattr(torch, dtype))
+    model = model.to_empty(device=device)
+    model.tie_weights()
+    generator = torch.Generator(device).manual_seed(SEED)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, config.initializer_range, generator=generator)
+            else:
+                weight.fill_(1.0 if name.endswith("weight") else 0.0)
+    _compute_buffers(model, auto_class, config)
     return model.requires_grad_(False).eval()
+
+
+def _compute_buffers(model: Any, auto_class: Any, config: Any) -> None:
+    """What is computed and not drawn, such as rotary frequencies: as in a small model."""
+    small = copy.deepcopy(config)
+    small.num_hidden_layers, small.vocab_size = 1, 16
+    for name, buffer in auto_class.from_config(small).named_buffers():
+        module, _, own = name.rpartition(".")
+        setattr(model.get_submodule(module), own, buffer.to(model.device))
 
 
 def work(job: Line) -> None:

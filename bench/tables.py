@@ -56,6 +56,7 @@ MAKERS: Mapping[str, Maker] = {
     "classic_job": partial(_by_method, "classic_job"),
     "defaults": partial(_by_method, "defaults"),
     "first_step": partial(_whole, "first_step"),
+    "gpu": partial(_whole, "gpu"),
     "growth": _by_axis,
     "label_scoring": partial(_whole, "label_scoring"),
     "quality_causal": _by_task,

@@ -66,14 +66,13 @@ def refusal(job: Job) -> str | None:
         return "PEFT is left out: it has no residual encoder."
     slots = job.task.layout.slots
     front = tuple(-1 - slot for slot in range(slots))
-    for rows in job.steps:
-        for example in rows:
-            ids = example.sequence.ids
-            if ids[:slots] != front or min(ids[slots:], default=0) < 0:
-                return (
-                    "PEFT is left out: its virtual tokens stand in front of everything, and those "
-                    f'of template "{recipe.template}" do not.'
-                )
+    for example in (e for batches in job.steps for part in batches for e in part):
+        ids = example.sequence.ids
+        if ids[:slots] != front or min(ids[slots:], default=0) < 0:
+            return (
+                "PEFT is left out: its virtual tokens stand in front of everything, and those "
+                f'of template "{recipe.template}" do not.'
+            )
     return None
 
 

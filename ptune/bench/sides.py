@@ -25,11 +25,13 @@ from ptune.errors import ConfigError
 from ptune.evaluation import Part, read_together
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
-from ptune.training.build import build_prompt
+from ptune.training.build import build_prompt, plan_of
 from ptune.training.job import task_of
 from ptune.training.options import Options
 from ptune.training.rows import RunRows, Sources, answers_in, read_rows
-from ptune.training.schedule import Plan
+
+# Of one step: several where gradients are added up.
+Batches = Sequence[Sequence[Example]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,14 @@ class Job:
     Args:
         recipe: resolved.
         prompt: at its start.
-        steps: the rows of each step, encoded.
+        steps: the batches of each step, encoded.
     """
 
     recipe: Recipe
     backbone: Backbone
     task: Task
     prompt: TrainablePrompt
-    steps: Sequence[Sequence[Example]]
+    steps: Sequence[Batches]
 
     @property
     def autocast(self) -> bool:
@@ -72,7 +74,7 @@ class Side:
 
 
 def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
-    """Read a recipe's rows, encode those that `steps` steps need, and make the prompt.
+    """Read a recipe's rows, draw the batches of the first steps, and make the prompt.
 
     Raises:
         ConfigError, DataError, TemplateError: as training would.
@@ -86,23 +88,19 @@ def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
     if prompt.offset:  # its keys stand at positions that rows then cannot have
         task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
     prompt.to(backbone.device)
-    return Job(recipe, backbone, task, prompt, _batches(recipe, task, data, steps))
+    return Job(recipe, backbone, task, prompt, _steps(recipe, backbone, task, data, steps))
 
 
-def _batches(recipe: Recipe, task: Task, data: RunRows, steps: int) -> list[list[Example]]:
-    """The rows of the first steps, as training would draw them; each row is encoded once."""
-    plan = Plan.make(
-        len(data.train),
-        rows_per_step=recipe.batch_size * recipe.accumulation,
-        epochs=steps,
-        max_steps=steps,
-        seed=recipe.seed,
-    )
-    chosen = [plan.rows_of(step) for step in range(plan.steps)]
-    wanted = sorted({row for rows in chosen for row in rows})
-    rows = data.train.take(wanted)
-    encoded = dict(zip(wanted, task.training_examples(rows, answers_in(recipe, rows)), strict=True))
-    return [[encoded[row] for row in rows] for rows in chosen]
+def _steps(
+    recipe: Recipe, backbone: Backbone, task: Task, data: RunRows, steps: int
+) -> list[Batches]:
+    """The batches of the first steps, as training would draw them."""
+    training = task.training_examples(data.train, answers_in(recipe, data.train))
+    plan = plan_of(recipe.changed(epochs=steps, max_steps=steps), backbone, task, training)
+    return [
+        [[training[row] for row in part] for part in plan.parts(plan.rows_of(step))]
+        for step in range(plan.steps)
+    ]
 
 
 def own_side(job: Job) -> Side:
@@ -144,26 +142,23 @@ class Timed:
     def step(self) -> Line:
         """One optimizer step, timed; its loss is the mean over its rows."""
         device = self._job.backbone.device
-        examples = self._job.steps[self._done % len(self._job.steps)]
+        batches = self._job.steps[self._done % len(self._job.steps)]
+        rows = sum(map(len, batches))
         self._done += 1
         start = clock(device)
         total = torch.zeros((), device=device)
-        for part in self._parts(examples):
+        for part in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=self._job.autocast):
-                loss = self._side.losses(part).sum() / len(examples)
+                loss = self._side.losses(part).sum() / rows
             torch.autograd.backward(loss)
             total += loss.detach()
         nn.utils.clip_grad_norm_(self._parameters, self._job.recipe.clip or float("inf"))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         seconds = clock(device) - start
-        return {"seconds": seconds, "loss": float(total), **self._counts(examples)}
+        return {"seconds": seconds, "loss": float(total), **self._counts(batches)}
 
-    def _parts(self, examples: Sequence[Example]) -> list[Sequence[Example]]:
-        size = self._job.recipe.batch_size
-        return [examples[at : at + size] for at in range(0, len(examples), size)]
-
-    def _counts(self, examples: Sequence[Example]) -> Line:
+    def _counts(self, batches: Batches) -> Line:
         """Tokens and FLOPs that the step needs at least, whatever its side did."""
         backbone, task = self._job.backbone, self._job.task
         speaks = task.read == "words"
@@ -173,7 +168,7 @@ class Timed:
                 share=backbone.geometry.causal,
                 over_labels=speaks and not isinstance(part[0].target, tuple),
             )
-            for part in self._parts(examples)
+            for part in batches
         ]
         real, padded, words = (
             sum(getattr(c, name) for c in found) for name in ("real", "padded", "words")

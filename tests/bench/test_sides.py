@@ -33,12 +33,15 @@ def learner(rows, steps=3, **settings):
     return Timed(job, own_side(job)), backbone
 
 
-def test_a_measured_step_is_a_step_of_training(rows):
-    """The same losses as those that `train` tells, whatever the order and the accumulation."""
-    watcher = Watcher()
-    ptune.train(tiny.backbone("llama"), rows, watcher=watcher, epochs=1, **SETTINGS)
+@pytest.mark.parametrize(
+    "more", [{}, {"tokens_per_batch": 24, "batch_size": 16, "accumulation": 2}]
+)
+def test_a_measured_step_is_a_step_of_training(rows, more):
+    """The same losses as those that `train` tells, whatever the batches and the accumulation."""
+    watcher, settings = Watcher(), SETTINGS | more
+    ptune.train(tiny.backbone("llama"), rows, watcher=watcher, epochs=3, max_steps=3, **settings)
     trained = [loss for _, loss in watcher.steps]
-    measured, backbone = learner(rows, steps=len(trained))
+    measured, backbone = learner(rows, steps=len(trained), **more)
     with backbone.injected():
         losses = [measured.step()["loss"] for _ in trained]
     assert losses == pytest.approx(trained, rel=1e-6)
@@ -49,7 +52,7 @@ def test_a_step_says_what_it_cost(rows):
     measured, backbone = learner(rows, max_rows=4)
     with backbone.injected():
         said = measured.step()
-    sequences = [e.sequence for e in measured._job.steps[0]]
+    sequences = [e.sequence for part in measured._job.steps[0] for e in part]
     head = len(sequences[0].ids[: sequences[0].shared])
     own = sum(len(s.ids) - s.shared + sum(len(b.ids) for b in s.branches) for s in sequences)
     # Two batches of two rows: each computes the prompt in front once.
