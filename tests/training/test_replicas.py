@@ -99,7 +99,12 @@ def assert_as_if_alone(result, watcher, single, single_watcher):
     for split, expected in single.scores.items():
         assert result.scores[split] == pytest.approx(expected, rel=1e-4)
     close(numbers(result.prompt), numbers(single.prompt))
-    assert (result.steps, result.facts) == (single.steps, single.facts)
+    # What can be remembered depends on all prompts of a pass.
+    facts, alone_facts = (
+        {name: said for name, said in one.facts.items() if name != "frozen trunk"}
+        for one in (result, single)
+    )
+    assert (result.steps, facts) == (single.steps, alone_facts)
 
 
 @pytest.mark.parametrize(
