@@ -55,6 +55,11 @@ class TrainablePrompt(nn.Module):
         self.sites = tuple(sites)
         self.offset = offset
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def tensors(self) -> PromptTensors:
         """Run the encoders. Their input is constant, so once a step is enough."""
         return PromptTensors(

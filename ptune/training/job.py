@@ -10,20 +10,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ptune import metrics, sharding
+from ptune import sharding
 from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
-from ptune.data import labels_of
 from ptune.errors import ConfigError, TrainingError
 from ptune.loading import named_device
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task, make_task
-from ptune.tasks.flat import rows_cut
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
+from ptune.training.facts import facts_of, padding
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
@@ -260,8 +259,8 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         ),
         accelerator=accelerator,
     )
-    notes = [*data.notes, *notes, *_padding(backbone), *(learner.load() if job.resume else ())]
-    facts = _facts(recipe, backbone, data, training, _numbers(prompt), notes)
+    notes = [*data.notes, *notes, *padding(backbone), *(learner.load() if job.resume else ())]
+    facts = facts_of(recipe, backbone, data, training, prompt.numbers, notes)
     return _Made(job, learner, testing, facts, {})
 
 
@@ -312,10 +311,6 @@ def _task_and_prompt(
     return task, prompt
 
 
-def _numbers(prompt: TrainablePrompt) -> int:
-    return sum(p.numel() for p in prompt.parameters())
-
-
 def task_of(
     recipe: Recipe,
     template: Template,
@@ -353,45 +348,6 @@ def _identity(recipe: Recipe, backbone: Backbone, data: RunRows) -> dict[str, An
     return {**settings, "data": data.fingerprint(), "fingerprint": backbone.fingerprint}
 
 
-def _facts(
-    recipe: Recipe,
-    backbone: Backbone,
-    data: RunRows,
-    training: Sequence[Example],
-    trained: int,
-    notes: list[str],
-) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "backbone": backbone.name,
-        "training rows": len(data.train),
-        "validation rows": len(data.validation or ()),
-        "labels": list(data.labels),
-        "trained parameters": trained,
-        "trained share": trained / backbone.parameters,
-    }
-    cut = rows_cut(training)
-    if cut:
-        facts["rows cut"] = f"{cut} of {len(training)} training rows were too long and were cut."
-    if recipe.problem == "single-label" and data.labels:
-        said = metrics.imbalance(labels_of(data.train, recipe.label_column))
-        facts |= {"imbalance": said} if said else {}
-    if notes:
-        facts["notes"] = notes
-    return facts
-
-
-def _padding(backbone: Backbone) -> list[str]:
-    """Said aloud where a pack would let rows see each other."""
-    if not backbone.geometry.padded:
-        return []
-    said = (
-        f"{type(backbone.model).__name__} mixes tokens outside attention, so the rows of a batch "
-        "are padded to the longest instead of packed, and nothing is shared between them: pads "
-        "and repeated heads are computed too."
-    )
-    return [said]
-
-
 def _soft_prompt(one: _Made, backbone: Backbone) -> SoftPrompt:
     recipe, prompt, task = one.job.recipe, one.learner.prompt, one.learner.task
     folded = prompt.fold()
@@ -409,5 +365,5 @@ def _soft_prompt(one: _Made, backbone: Backbone) -> SoftPrompt:
         fingerprint=backbone.fingerprint,
         settings=recipe.to_dict(),
         scores=one.scores,
-        trained_parameters=_numbers(prompt),
+        trained_parameters=prompt.numbers,
     )

@@ -1,0 +1,55 @@
+"""What a user wants to be told of a run before it starts: counts, imbalance, rows that were cut."""
+
+from collections.abc import Sequence
+
+from ptune import metrics
+from ptune.backbone import Backbone
+from ptune.config import Recipe
+from ptune.data import labels_of
+from ptune.tasks import Example
+from ptune.tasks.flat import rows_cut
+from ptune.training.rows import RunRows
+
+
+def facts_of(
+    recipe: Recipe,
+    backbone: Backbone,
+    data: RunRows,
+    training: Sequence[Example],
+    trained: int,
+    notes: list[str],
+) -> dict[str, object]:
+    """The facts of a run, by name.
+
+    Args:
+        trained: numbers that are trained.
+        notes: sentences from whoever prepared the run.
+    """
+    facts: dict[str, object] = {
+        "backbone": backbone.name,
+        "training rows": len(data.train),
+        "validation rows": len(data.validation or ()),
+        "labels": list(data.labels),
+        "trained parameters": trained,
+        "trained share": trained / backbone.parameters,
+    }
+    cut = rows_cut(training)
+    if cut:
+        facts["rows cut"] = f"{cut} of {len(training)} training rows were too long and were cut."
+    if recipe.problem == "single-label" and data.labels:
+        said = metrics.imbalance(labels_of(data.train, recipe.label_column))
+        facts |= {"imbalance": said} if said else {}
+    if notes:
+        facts["notes"] = notes
+    return facts
+
+
+def padding(backbone: Backbone) -> list[str]:
+    """Said aloud where a pack would let rows see each other."""
+    if not backbone.geometry.padded:
+        return []
+    return [
+        f"{type(backbone.model).__name__} mixes tokens outside attention, so the rows of a batch "
+        "are padded to the longest instead of packed, and nothing is shared between them: pads "
+        "and repeated heads are computed too."
+    ]
