@@ -24,7 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from classic_job import learner
-from common import Line, find_data, machine, markdown, options, read_lines, settings_line, write_line
+from common import (
+    Line,
+    find_data,
+    machine,
+    markdown,
+    options,
+    read_lines,
+    settings_line,
+    write_line,
+)
 
 from ptune.bench.process import ALLOCATION
 
@@ -32,10 +41,10 @@ from ptune.bench.process import ALLOCATION
 KINDS = {
     "products": ("mm", "addmm", "linear"),
     "attention": ("bmm", "baddbmm", "softmax", "scaled_dot_product"),
-    "gathers": ("index_select", "index_add", "scatter_add", "index", "copy_", "fill_", "cat", "_to_copy"),
+    "gathers": ("index", "scatter_add", "copy", "fill_", "cat"),
     "activations": ("gelu", "tanh"),
     "norms": ("layer_norm",),
-}  # fmt: skip
+}
 # Steps whose rows have new lengths ask for new buffers; so many are left out before timing.
 WARM_UP = 4
 

@@ -53,6 +53,7 @@ def _by_axis(lines: Sequence[Line], part: str | None) -> str:
 
 # Name of a benchmark -> what makes its table.
 MAKERS: Mapping[str, Maker] = {
+    "attention_kernels": partial(_whole, "attention_kernels"),
     "classic_job": partial(_by_method, "classic_job"),
     "defaults": partial(_by_method, "defaults"),
     "first_step": partial(_whole, "first_step"),
@@ -62,6 +63,7 @@ MAKERS: Mapping[str, Maker] = {
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "replicas": partial(_by_shape, "replicas"),
+    "step_profile": partial(_whole, "step_profile"),
     "upper_layers": partial(_whole, "upper_layers"),
     "v2_encoder": partial(_whole, "v2_encoder"),
 }

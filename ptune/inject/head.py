@@ -27,11 +27,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ptune.inject.devices import device_of
+from ptune.inject.forwards import replace_forward
+from ptune.inject.probe import close
 
 # Logits that stand in memory at once: 128 MB in float32, and as much again for their gradient.
 LOGITS_AT_ONCE = 2**25
-# Reads on which a head over some tokens is compared with the whole head.
-TRIED_READS = 2
+# Reads and tokens on which a head over some tokens is compared with the whole head.
+TRIED_READS, TRIED_TOKENS = 2, 3
 
 States = Float[Tensor, "reads hidden"]
 Logits = Float[Tensor, "reads tokens"]
@@ -69,7 +71,7 @@ class LanguageHead:
     def over(self, states: States, tokens: Int[Tensor, " tokens"]) -> Logits:
         """Logits of some tokens; where the head allows it, by their rows of its matrix alone."""
         if self._narrows is None:
-            self._narrows = self._can_narrow(states.detach()[:TRIED_READS], tokens)
+            self._narrows = self._can_narrow(states)
         if not self._narrows:
             return self(states)[:, tokens]
         return self._narrowed(states, tokens)
@@ -82,15 +84,27 @@ class LanguageHead:
             return self(states)
 
     @torch.no_grad()
-    def _can_narrow(self, states: States, tokens: Int[Tensor, " tokens"]) -> bool:
-        """Whether the head is a plain matrix and the model treats each of its logits alone."""
+    def _can_narrow(self, like: States) -> bool:
+        """Whether the head is a plain matrix and the model treats each of its logits alone.
+
+        Tried on states of its own, so that the model decides and not the rows of a run: a resumed
+        run goes the same way.
+        """
         matrix = self.model.get_output_embeddings()
         if type(matrix) is not nn.Linear or "forward" in matrix.__dict__:
             return False
         if type(matrix.weight) is not nn.Parameter:
             return False
-        whole, few = self(states)[:, tokens], self._narrowed(states, tokens)
-        return torch.allclose(whole.float(), few.float(), rtol=1e-3, atol=1e-3)
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randn(TRIED_READS, like.shape[1], generator=generator)
+        states = drawn.to(like.device, matrix.weight.dtype)
+        tokens = torch.linspace(0, self.vocabulary - 1, TRIED_TOKENS, device=like.device).long()
+        with torch.autocast(like.device.type, enabled=False):
+            whole = self(states)[:, tokens]
+            try:
+                return close(self._narrowed(states, tokens), whole)
+            except Exception:  # whatever a model's code raises that counts on all of its logits
+                return False
 
 
 class Words:
@@ -168,14 +182,11 @@ class _LogProbability(torch.autograd.Function):
 @contextmanager
 def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module compute something else for the time of the context."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
+    undo = replace_forward(module, forward)
     try:
         yield
     finally:
-        del module.__dict__["forward"]
-        if before is not None:
-            module.forward = before
+        undo()
 
 
 class _Found(Exception):

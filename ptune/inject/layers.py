@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptune.errors import BackboneError
+from ptune.inject.forwards import replace_forward
 from ptune.inject.session import Injection, layers
 
 States = Float[Tensor, "lines tokens width"]
@@ -188,17 +189,9 @@ def _met(injection: Injection, meet: Meet) -> Iterator[None]:
 
 
 def _stand_before(layer: Any, number: Iterator[int], meet: Meet) -> Callable[[], None]:
-    before = layer.__dict__.get("forward")
     forward = layer.forward
 
     def met(*args: Any, **named: Any) -> Any:
         return meet(next(number), forward, args, named)
 
-    def restore() -> None:
-        if before is None:
-            layer.__dict__.pop("forward", None)
-        else:
-            layer.__dict__["forward"] = before
-
-    layer.__dict__["forward"] = met
-    return restore
+    return replace_forward(layer, met)

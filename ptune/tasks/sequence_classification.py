@@ -162,10 +162,10 @@ class SequenceClassification:
 def pooled(
     read: Float[Tensor, "reads hidden"], examples: Sequence[Example]
 ) -> Float[Tensor, "examples hidden"]:
-    """The mean of what was read of each example, in float32."""
-    counts = [len(example.sequence.reads) for example in examples]
+    """The mean of what was read of each example, in float32; one read an example stays as it is."""
     if len(read) == len(examples):
         return read
+    counts = [len(example.sequence.reads) for example in examples]
     owner = torch.arange(len(examples)).repeat_interleave(torch.tensor(counts)).to(read.device)
     total = read.new_zeros(len(examples), read.shape[1], dtype=torch.float32)
     total = total.index_add(0, owner, read.float())

@@ -48,8 +48,9 @@ def padding(backbone: Backbone) -> list[str]:
     """Said aloud where a pack would let rows see each other."""
     if not backbone.geometry.padded:
         return []
-    return [
+    said = (
         f"{type(backbone.model).__name__} mixes tokens outside attention, so the rows of a batch "
         "are padded to the longest instead of packed, and nothing is shared between them: pads "
         "and repeated heads are computed too."
-    ]
+    )
+    return [said]

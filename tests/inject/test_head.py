@@ -64,6 +64,33 @@ def test_logits_of_some_words_are_made_from_their_rows_of_the_matrix_alone(kind)
     assert all("forward" not in module.__dict__ for module in backbone.model.modules())
 
 
+def test_a_model_that_counts_on_all_of_its_logits_is_read_whole():
+    class Counting(hf.LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits[..., tiny.VOCABULARY - 1] = -100.0
+            return output
+
+    torch.manual_seed(0)
+    backbone = Backbone.load(Counting(tiny.DECODERS["llama"]()), tokenizer=tiny.tokenizer())
+    tokens = torch.tensor([5, 40, 6])
+    got = words_of(backbone).logits_of(torch.arange(4), tokens)
+    torch.testing.assert_close(got, native(backbone)[:, tokens], rtol=1e-4, atol=1e-5)
+
+
+def test_the_way_through_the_head_does_not_depend_on_the_rows_of_a_run(monkeypatch):
+    tried = []
+    backbone = backbone_of("llama")
+    words = words_of(backbone)
+    matrix = backbone.model.lm_head
+    hook = matrix.register_forward_hook(lambda m, inputs, out: tried.append(inputs[0].clone()))
+    words.logits_of(torch.arange(4), torch.tensor([5, 40, 6]))
+    words.head._narrows = None
+    words[1:3].logits_of(torch.arange(2), torch.tensor([7]))
+    hook.remove()
+    assert torch.equal(tried[0], tried[1])
+
+
 class Centred(nn.Linear):
     """A head whose logits depend on each other: no row of its matrix means anything alone."""
 

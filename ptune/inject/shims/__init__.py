@@ -2,8 +2,7 @@
 
 A shim is a function that stands in for a module's `forward` while prompts are injected. That of an
 attention module hands queries, keys and values to ptune's attention; another one computes the same
-as the module, faster. This folder is the only place
-in ptune that names a model family.
+as the module, faster. This folder is the only place in ptune that names a model family.
 """
 
 from collections.abc import Callable
