@@ -27,8 +27,9 @@ from ptune.inject.call import Bank, Call, Seen
 PACKED = "ptune_packed"
 BY_ROWS = "ptune_rows"
 
-# Scores that may stand in memory at once on a CPU: 32 MB in bfloat16.
-MOST_SCORES = 2**24
+# Up to so many scores of a group plain products are the faster way in 16 bits on a CPU. Beyond, the
+# two are equal (bench/attention_kernels.py), and the fused kernel keeps no scores.
+MOST_SCORES = 2**21
 
 # As attention modules pass them to the interface. Keys may have fewer heads than queries, and
 # values another width than keys.
@@ -152,10 +153,9 @@ def attend(
 
 
 def _fused_is_slow(query: Queries, key: Keys) -> bool:
-    """Whether plain products beat the fused kernel: its CPU backward in 16 bits is 3 times slower.
+    """Whether plain products beat the fused kernel, whose CPU backward is slow in 16 bits.
 
-    (torch 2.13, AVX-512: 8 rows of 30 tokens, 16 heads: 4.8 ms fused, 1.6 ms by hand, forward and
-    backward; in float32 the two are equal.) Not for rows so long that their scores fill the memory.
+    `bench/attention_kernels.py` prints by how much, at the shapes of short rows.
     """
     trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
     short = query[..., 0].numel() * key.shape[2] <= MOST_SCORES
