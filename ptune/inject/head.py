@@ -98,7 +98,8 @@ class LanguageHead:
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(TRIED_READS, like.shape[1], generator=generator)
         states = drawn.to(like.device, matrix.weight.dtype)
-        tokens = torch.linspace(0, self.vocabulary - 1, TRIED_TOKENS, device=like.device).long()
+        # Neither the first nor the last: a model may treat those apart.
+        tokens = torch.linspace(1, self.vocabulary - 2, TRIED_TOKENS, device=like.device).long()
         with torch.autocast(like.device.type, enabled=False):
             whole = self(states)[:, tokens]
             try:
