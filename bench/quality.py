@@ -379,7 +379,7 @@ def table(lines: Sequence[Line], part: str | None = None) -> str:
 
 
 def _table(runs: Sequence[Line]) -> str:
-    head = ["method", "trained", "accuracy", "macro F1", "seeds", "lr", "steps", "s / run"]
+    head = ["method", "trained", "accuracy", "macro F1", "seeds", "lr", "steps"]
     rows = []
     for method in dict.fromkeys(run["method"] for run in runs):
         found = [run for run in runs if run["method"] == method]
@@ -394,7 +394,6 @@ def _table(runs: Sequence[Line]) -> str:
                 str(len(found)) if trains else "-",
                 ", ".join(f"{rate:g}" for rate in sorted(rates)) if trains else "-",
                 f"{max(run['steps'] for run in found)}" if trains else "-",
-                f"{sum(run['seconds'] for run in found) / len(found):.0f}" if trains else "-",
             ]
         )
     return "\n".join([markdown(head, rows), "", _note(runs)])
