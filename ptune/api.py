@@ -106,7 +106,7 @@ def evaluate(
         batch_size: rows at once.
         force: accept a backbone that the prompt was not trained with.
     Returns:
-        Loss, perplexity and the task's scores, and each row's prediction.
+        Loss, perplexity (of words) and the task's scores, and each row's prediction.
     Raises:
         ArtifactError, DataError: the backbone or the rows do not fit.
     """

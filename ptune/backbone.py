@@ -100,7 +100,7 @@ class Backbone:
 
         Args:
             source: hub name, local folder, "ptune-tiny" (the model that travels with ptune), or a
-                model in memory (then give its tokenizer too).
+                model in memory (then give its tokenizer too, and none of the options of loading).
             dtype: "auto" is float32 on a CPU and the stored one elsewhere.
             device: "auto" takes a GPU where there is one.
             trust_remote_code: run code that comes with the model. Off unless asked.
@@ -112,9 +112,10 @@ class Backbone:
         Raises:
             BackboneError: not found, not loadable, or of a family that ptune cannot reach yet.
         """
-        if isinstance(source, nn.Module):
-            return cls._of_object(source, tokenizer)
         place = Place(device, dtype, device_map, offload_folder, quantization, to_be_sharded)
+        if isinstance(source, nn.Module):
+            given = [*place.given(), *(["revision"] if revision is not None else [])]
+            return cls._of_object(source, tokenizer, given)
         place.check()
         folder = resolve(str(source))
         options: dict[str, Any] = {
@@ -143,7 +144,14 @@ class Backbone:
         self.quantization = INT8
 
     @classmethod
-    def _of_object(cls, model: PreTrainedModel, tokenizer: Any) -> "Backbone":
+    def _of_object(
+        cls, model: PreTrainedModel, tokenizer: Any, options: Sequence[str]
+    ) -> "Backbone":
+        if options:
+            raise BackboneError(
+                f"{type(model).__name__} was given as an object, and {', '.join(options)} "
+                "say how to load one. Leave them out: a model in memory stays as and where it is."
+            )
         if tokenizer is None:
             raise BackboneError(
                 f"{type(model).__name__} was given as an object, without its tokenizer. "
@@ -220,7 +228,8 @@ class Backbone:
     @property
     def in_parts(self) -> bool:
         """Whether it does not lie whole on one device: sharded, or spread by a device map."""
-        return self.sharded or hasattr(self.model, "hf_device_map")
+        places = set(getattr(self.model, "hf_device_map", {}).values())
+        return self.sharded or len(places) > 1 or "disk" in places
 
     @property
     def _layers(self) -> list[nn.Module]:

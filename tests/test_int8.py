@@ -60,6 +60,22 @@ def test_it_computes_what_a_linear_layer_with_its_weight_does_and_so_does_its_gr
     torch.testing.assert_close(x.grad, other.grad)
 
 
+def test_an_outlier_does_not_overflow_in_float16_nor_does_a_small_gradient_vanish():
+    torch.manual_seed(0)
+    held = Int8Linear(0.01 * torch.randn(8, 64).sign() * torch.rand(8, 64), None)
+    held.codes.data.abs_()  # all of one sign: they add up
+    x = torch.full((2, 64), 100.0, dtype=torch.float16, requires_grad=True)
+    y = held(x)
+    torch.testing.assert_close(y.float(), x.detach().float() @ held.weight.T, rtol=5e-3, atol=0)
+    y.backward(torch.full_like(y, 1e-4))
+    expected = torch.full((2, 8), 1e-4) @ held.weight
+    torch.testing.assert_close(x.grad.float(), expected, rtol=2e-2, atol=2e-7)
+
+
+def test_the_codes_of_a_transposed_weight_lie_in_order_as_sharding_needs_them(linear):
+    assert Int8Linear(linear.weight.T, None).codes.is_contiguous()
+
+
 def test_the_graph_holds_no_float_copy_of_a_weight(linear):
     held = Int8Linear(linear.weight, linear.bias)
     kept = []

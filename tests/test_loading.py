@@ -175,6 +175,26 @@ def test_what_does_not_go_is_refused_in_a_sentence(folder, options, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("device_map", "named"),
+    [
+        ("balance", "balance"),
+        ("cuda:77", "cuda:77"),
+        ("77", "77"),
+        (HALF | {"lm_head": "cuda:77"}, "lm_head: cuda:77"),
+        (HALF | {"model.norm": "hdd"}, "model.norm: hdd"),
+    ],
+)
+def test_a_device_map_to_a_place_that_is_not_there_is_refused(folder, device_map, named):
+    with pytest.raises(BackboneError) as error:
+        Backbone.load(folder, device_map=device_map)
+    assert str(error.value) == (
+        f"device_map = {named}: there is no such device here. Allowed: auto, balanced, "
+        "balanced_low_0, sequential, disk, a device of this machine (cpu, cuda:0, ...), or a "
+        "mapping from modules to disk and devices."
+    )
+
+
 def test_the_trunk_of_a_spread_backbone_is_not_remembered(folder):
     spread = Backbone.load(folder, device_map="disk")
     result = train(spread, DEEP | {"layers": "upper:1"})

@@ -8,11 +8,9 @@ from scipy.stats import pearsonr, spearmanr
 from ptune.config import METRICS_OF
 from ptune.errors import DataError
 from ptune.metrics import (
-    HIGHER_IS_BETTER,
     classification,
     imbalance,
     majority,
-    mean_and_spread,
     multilabel,
     perplexity,
     regression,
@@ -131,7 +129,6 @@ def test_nothing_to_score_is_refused():
         assert refusal(score, [], [], *more) == "there are no rows to score."
     assert refusal(majority, []) == "there are no rows to score."
     assert refusal(imbalance, []) == "there are no rows to score."
-    assert refusal(mean_and_spread, []) == "there are no scores to take the mean of."
 
 
 def test_different_lengths_are_refused():
@@ -147,15 +144,6 @@ def test_a_true_label_that_is_not_scored_is_refused():
     labels = ["complaint", "no"]
     assert refusal(classification, ["complant"], ["no"], labels) == message
     assert refusal(multilabel, [["complant"]], [["no"]], labels) == message
-
-
-def test_every_metric_of_a_recipe_has_a_direction():
-    assert set(HIGHER_IS_BETTER) == {name for names in METRICS_OF.values() for name in names}
-    assert [name for name, higher in HIGHER_IS_BETTER.items() if not higher] == [
-        "mse",
-        "loss",
-        "perplexity",
-    ]
 
 
 def test_scores_bear_the_names_that_a_recipe_uses():
@@ -179,16 +167,3 @@ def test_three_times_as_many_rows_are_still_balanced():
         "Unbalanced labels: 'a' has 4 of 5 rows, 'b' has 1. Always answering 'a' is right in "
         "80.0 % of the rows: hold accuracy against that, and look at macro F1."
     )
-
-
-def test_the_spread_is_the_sample_standard_deviation():
-    score = mean_and_spread([0.1, 0.2, 0.6])
-    assert score.mean == pytest.approx(0.3)
-    assert score.spread == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    assert str(score) == "0.300 ± 0.265 (n = 3)"
-
-
-def test_one_seed_has_no_spread():
-    score = mean_and_spread([0.5])
-    assert math.isnan(score.spread)
-    assert str(score) == "0.500 (n = 1)"

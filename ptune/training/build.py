@@ -40,7 +40,8 @@ def build_prompt(
         recipe: resolved.
         layout: the template, bound to the backbone's tokenizer.
     Raises:
-        ConfigError: the method has nothing to train, or a layer is not there.
+        ConfigError: the method has nothing to train, a layer is not there, or the head would read a
+            token that does not see the row.
         TemplateError: virtual tokens stand where nothing that is read can see them.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -64,6 +65,11 @@ def build_prompt(
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
     read = recipe.task == "sequence-classification" and backbone.geometry.causal
+    if read and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
+        raise ConfigError(
+            "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
+            "or mean."
+        )
     if read and layout.ends_virtual:
         raise TemplateError(
             f'template "{template.source}": task sequence-classification reads the tokens of the '

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,20 @@ def train(
             says what.
         TrainingError: the run diverged or was stopped; the message says what was kept.
     """
-    name = backbone.name if isinstance(backbone, Backbone) else backbone
-    if isinstance(backbone, Backbone):
-        settings["quantization"] = backbone.quantization
-    recipe = Recipe.make(backbone=name, **settings).resolved()
+    recipe = recipe_for(backbone, settings).resolved()
     folder = None if output is None else Path(output)
     _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
     loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
     return _train_one(Job(recipe, data, folder, resume, watcher), loaded)
+
+
+def recipe_for(backbone: Backbone | str, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe of these settings; of a loaded backbone it says what the weights are held in."""
+    if isinstance(backbone, Backbone):
+        held = {"backbone": backbone.name, "quantization": backbone.quantization}
+        return Recipe.make(**{**settings, **held})
+    return Recipe.make(backbone=backbone, **settings)
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None) -> Result:

@@ -189,7 +189,7 @@ class Learner:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What goes wrong inside ends this learner, and no other one."""
+        """A `TrainingError` inside ends this learner, and no other one."""
         try:
             yield
         except TrainingError as error:

@@ -20,7 +20,7 @@ from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import load_rows
 from ptune.errors import ConfigError, TrainingError
-from ptune.training.job import Job, Result, load_backbone, sources_of, train_jobs
+from ptune.training.job import Job, Result, load_backbone, recipe_for, sources_of, train_jobs
 from ptune.training.learner import CHECKPOINT
 from ptune.training.report import Watcher
 from ptune.training.rows import Source, Sources, read_rows
@@ -74,8 +74,7 @@ def train_replicas(
             says what.
         TrainingError: the run was stopped; the message says what was kept.
     """
-    name = backbone.name if isinstance(backbone, Backbone) else backbone
-    common = Recipe.make(backbone=name, **settings)
+    common = recipe_for(backbone, settings)
     recipes = _recipes(common, variants)
     folders = _folders(output, names, len(variants))
     _check_resume(resume, output, folders)
@@ -220,7 +219,8 @@ def _spread_of(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
         column = [row[name] for row in rows]
         # By hand: `statistics.stdev` fails on a score that is undefined (nan).
         mean = math.fsum(column) / len(column)
-        squares = math.fsum((score - mean) ** 2 for score in column)
+        apart = [score - mean for score in column]
+        squares = math.fsum(d * d for d in apart)  # `d ** 2` raises where it overflows
         deviation = math.sqrt(squares / (len(column) - 1)) if len(column) > 1 else 0.0
         found[name] = {"mean": mean, "deviation": deviation}
     return found

@@ -373,6 +373,23 @@ def test_the_spread_is_over_the_replicas_that_were_trained(backbone):
     assert spread(scored[:1])["test"]["mse"] == {"mean": 1.0, "deviation": 0.0}
 
 
+def test_scores_whose_squares_overflow_have_a_spread_too(backbone):
+    results, _ = together(backbone, [{}, {"seed": 1}], TABLE | {"epochs": 1})
+    scored = [
+        replace(result, scores={"test": {"perplexity": score}})
+        for result, score in zip(results, (1.0, 1e300), strict=True)
+    ]
+    assert spread(scored)["test"]["perplexity"]["deviation"] == math.inf
+
+
+def test_prompts_trained_side_by_side_on_int8_say_so(tmp_path):
+    tiny.model("llama").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    held = Backbone.load(tmp_path, quantization="int8")
+    for result in ptune.train_replicas(held, ROWS, [{}, {"seed": 1}], **TABLE, max_steps=1):
+        assert result.prompt.settings["quantization"] == "int8"
+
+
 # ------------------------------------------------------------------------------- refusals
 
 
