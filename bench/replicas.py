@@ -130,7 +130,7 @@ def measure(case: Line) -> Line:
             took, losses[side] = sides[side](case, backbone)
             seconds[side].append(took)
             counts.setdefault(side, list(tokens))
-            peaks.setdefault(side, peak_memory()["peak_bytes"])
+            peaks.setdefault(side, peak_memory(str(backbone.device))["peak_bytes"])
     found: Line = {
         side: {
             "seconds": statistics.median(seconds[side]),

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ptune.errors import PtuneError
@@ -74,8 +74,9 @@ class Process:
     def ask(self, what: str) -> Line:
         """Send a word, wait for the answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(what + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is gone: `_answer` says so
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> Line:
@@ -95,7 +96,8 @@ class Process:
         """End it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
@@ -153,12 +155,12 @@ def serve(facts: Mapping[str, Any], answers: Mapping[str, Callable[[], Line]]) -
         say(answers[line.strip()]())
 
 
-def peak_memory() -> Line:
+def peak_memory(device: str = "cpu") -> Line:
     """Most memory that this process held since it began: resident, or on its GPU."""
-    import torch
+    if device.startswith("cuda"):
+        import torch
 
-    if torch.cuda.is_available():
-        return {"peak_bytes": torch.cuda.max_memory_allocated()}
+        return {"peak_bytes": torch.cuda.max_memory_allocated(device)}
     try:
         import resource
     except ImportError:  # Windows

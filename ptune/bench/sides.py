@@ -6,7 +6,8 @@
 
 `own_side` is the pass of the training loop; `ptune.bench.peer` makes one of PEFT. Both get the
 same rows in the same order and take the same optimizer, at the recipe's step sizes without
-warm-up. Left out of a step: evaluation, checkpoints and the log.
+warm-up. Left out of a step: evaluation, checkpoints, the log, and the memory of a frozen trunk
+(`trunk_cache`).
 """
 
 from collections.abc import Callable, Sequence

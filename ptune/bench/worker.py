@@ -7,6 +7,7 @@ JOB is JSON: `{"side": "ptune" | "peft", "recipe": {...}, "steps": 11}`, or
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,7 @@ def work_peak(job: Line) -> None:
     """Measure the matrix peak whenever asked."""
     dtype = getattr(torch, job["dtype"])
     rates = {"step": lambda: matrix_rates(dtype, job["width"], device=job["device"])}
-    serve({}, {**rates, "memory": peak_memory})
+    serve({}, {**rates, "memory": partial(peak_memory, job["device"])})
 
 
 def work_side(job: Line, backbone: "Backbone | None" = None) -> None:
@@ -48,13 +49,14 @@ def work_side(job: Line, backbone: "Backbone | None" = None) -> None:
     if job["side"] == "peft":
         made = peer_job(recipe, loaded, steps=job["steps"])
         timed = Timed(made, peer_side(made, recipe))
-        serve(timed.facts, {"step": timed.step, "memory": peak_memory})
+        serve(timed.facts, {"step": timed.step, "memory": partial(peak_memory, str(loaded.device))})
         return
     made = make_job(recipe, loaded, steps=job["steps"])
     loaded.gradient_checkpointing = recipe.gradient_checkpointing
+    loaded.compiled = recipe.compile
     timed = Timed(made, own_side(made))
     with loaded.injected():
-        serve(timed.facts, {"step": timed.step, "memory": peak_memory})
+        serve(timed.facts, {"step": timed.step, "memory": partial(peak_memory, str(loaded.device))})
 
 
 if __name__ == "__main__":

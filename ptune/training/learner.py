@@ -240,11 +240,12 @@ class Learner:
             self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self._identity
         )
         self.progress, self.best = loaded.progress, loaded.best
-        mine = f"{self._accelerator.process_index}."
-        # Where there are more processes than there were, the new ones begin as the seed says.
-        self._random |= {
-            k.removeprefix(mine): v for k, v in loaded.random.items() if k.startswith(mine)
-        }
+        # All processes draw the same numbers. Where there are more than there were, the new ones go
+        # on as the first one does.
+        for prefix in ("0.", f"{self._accelerator.process_index}."):
+            self._random |= {
+                k.removeprefix(prefix): v for k, v in loaded.random.items() if k.startswith(prefix)
+            }
         self._resumed = True
         return loaded.notes
 

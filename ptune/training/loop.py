@@ -93,14 +93,16 @@ class Loop:
         for learner in self.learners:
             with learner.guarded():
                 learner.begin()
-        self.backbone.gradient_checkpointing = self.options.gradient_checkpointing
-        self.backbone.compiled = self.options.compile
+        backbone, options = self.backbone, self.options
+        before = backbone.gradient_checkpointing, backbone.compiled
+        backbone.gradient_checkpointing = options.gradient_checkpointing
+        backbone.compiled = options.compile
         try:
             with self.backbone.injected(), self._interruptible():
                 while active := [learner for learner in self.learners if not learner.done]:
                     self._advance(active)
         finally:
-            self.backbone.gradient_checkpointing = self.backbone.compiled = False
+            backbone.gradient_checkpointing, backbone.compiled = before
 
     def _advance(self, active: Sequence[Learner]) -> None:
         """One step of each, and what falls due after it."""

@@ -70,8 +70,10 @@ def remember(
         return _not("the template has virtual tokens")
     if backbone.in_parts:  # processes that remember other rows would run it less often
         return _not("the backbone is sharded, or spread by a device map")
-    if plan.steps <= plan.steps_per_epoch:
-        return _not("the run has one epoch")
+    if plan.steps <= world * plan.steps_per_epoch:
+        # Rows change their process from epoch to epoch, and each process keeps what it meets.
+        processes = f"with {world} processes it pays from {world + 1} epochs on"
+        return _not("the run has one epoch" if world == 1 else processes)
     try:
         cut = find_cut(backbone, first)
     except BackboneError as error:

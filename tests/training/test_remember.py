@@ -7,7 +7,8 @@ from ptune.batch import TokenSequence
 from ptune.config import Recipe
 from ptune.errors import ConfigError
 from ptune.tasks import Example
-from ptune.training.remember import _chunks
+from ptune.trainable import TrainablePrompt
+from ptune.training.remember import _chunks, remember
 from ptune.training.schedule import Plan
 
 UPPER = DEEP | {"layers": "upper:1"}
@@ -158,3 +159,18 @@ def test_rows_are_computed_with_those_of_their_first_batch(world):
     assert sorted(whole) == [row.sequence.ids for row in rows]
     held_out = [rows[at].sequence for at in ((9, 8) if world == 1 else (9, 7))]
     assert held_out in chunks
+
+
+@pytest.mark.parametrize(("world", "epochs", "kept"), [(2, 2, False), (2, 3, True), (1, 2, True)])
+def test_with_several_processes_it_takes_more_epochs_to_pay(backbone, world, epochs, kept):
+    recipe = Recipe.make(**UPPER | {"epochs": epochs}).resolved()
+    prompt = TrainablePrompt(sites=(2,))
+    plan = Plan.make(4, rows_per_step=2, epochs=epochs, max_steps=None, seed=0)
+    example = Example(TokenSequence((5, 6, 7), reads=(2,)))
+    found = remember(recipe, backbone, [prompt], [example] * 4, [], plan, world=world, output=None)
+    assert (found.trunk is not None) == kept
+    if not kept:
+        assert found.said == (
+            "Frozen trunk: not remembered, because with 2 processes it pays from 3 epochs on."
+        )
+    found.close()

@@ -213,6 +213,15 @@ def test_by_tokens_the_prompt_is_scored_when_every_row_was_seen(backbone):
     assert watcher.scores[-1][0] == result.steps
 
 
+def test_a_backbone_that_its_user_checkpoints_stays_so(backbone):
+    backbone.gradient_checkpointing = True
+    try:
+        train(backbone, KINDS["deep"] | {"max_steps": 1})
+        assert backbone.gradient_checkpointing
+    finally:
+        backbone.gradient_checkpointing = False
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_checkpointing_computes_the_same(backbone, kind, monkeypatch):
     whole, seen = watched(backbone, KINDS[kind])
