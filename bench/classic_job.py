@@ -224,12 +224,14 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
         f"GFLOP/s in {name}: {', '.join(f'{k} {v:.0f}' for k, v in found.items())}"
         for name, found in rates.items()
     )
+    counts = {("float32" if _plain(line) else "bfloat16"): line["steps"] for line in lines}
+    steps = " and ".join(f"{count} ({name})" for name, count in counts.items())
     yield settings_line(
         lines,
         f"BLOOM-560m configuration with {first['layers']} layers, random weights, "
         f"{first['slots']} virtual tokens, batch {first['batch']}, rows of at most "
         f"{first['padded_to']} tokens of ptune-tiny's tokenizer",
-        f"median of {first['steps']} steps after one to warm up, seed {first['seed']}, "
+        f"median of {steps} steps after one to warm up, seed {first['seed']}, "
         f"AdamW at {first['lr']}, p-tuning encoder {first['encoder']}",
         said,
     )
