@@ -225,7 +225,7 @@ class Trunk:
         self.bytes_kept += size
         self.rows_kept += len(chunk)
         for sequence in chunk:
-            self._chunk_of.setdefault(_row(sequence), len(self._chunks))
+            self._chunk_of.setdefault(row_key(sequence), len(self._chunks))
         self._chunks.append([replace(sequence, prompt=0) for sequence in chunk])
 
     def entering(
@@ -262,7 +262,7 @@ class Trunk:
         wanted = {
             Chunk(self._chunk_of[row], prompts[sequence.prompt].offset, autocast)
             for sequence in sequences
-            if (row := _row(sequence)) in self._chunk_of
+            if (row := row_key(sequence)) in self._chunk_of
         }
         for chunk in sorted(wanted):
             if chunk not in self._kept and not self._full:
@@ -307,7 +307,7 @@ class Trunk:
         self.store.close()
 
 
-def _row(sequence: TokenSequence) -> object:
+def row_key(sequence: TokenSequence) -> object:
     """A row whoever asks, and wherever it is read."""
     branches = tuple(branch.ids for branch in sequence.branches)
     return sequence.ids, sequence.types, sequence.shared, branches

@@ -26,7 +26,7 @@ from ptune.training.facts import facts_of, padding
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
-from ptune.training.remember import Remembered, remember
+from ptune.training.remember import Batches, Remembered, remember
 from ptune.training.report import Report, Watcher
 from ptune.training.rows import RunRows, Source, Sources, read_rows
 
@@ -272,15 +272,16 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
 def _remembered(
     job: Job, backbone: Backbone, learners: Sequence[Learner], accelerator: Accelerator
 ) -> Remembered:
-    """The trunk of the pass. Its rows are those of the first learner, which has them all."""
-    first = learners[0]
+    """The trunk of the pass, for the rows of all learners."""
     return remember(
         job.recipe,
         backbone,
-        [learner.prompt for learner in learners],
-        first.training,
-        first.validation,
-        first.plan,
+        [one.prompt for one in learners],
+        [
+            Batches(one.training, one.validation, one.plan, one.options.evaluation_batch_size)
+            for one in learners
+        ],
+        rank=accelerator.process_index,
         world=accelerator.num_processes,
         output=job.output,
     )

@@ -5,10 +5,13 @@
 
 Remembered is what pays: the run has a second epoch, and a deep prompt that begins above the first
 layer, with no virtual token in the text. The rows of a batch of the first epoch are computed
-together, so that the first epoch computes nothing before its time, and each row once.
+together, so that the first epoch computes nothing before its time, and each row once. With several
+processes rows change their process from epoch to epoch, and a row is computed once in each process
+that meets it: that pays where there are more epochs than processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +23,7 @@ from ptune.evaluation import by_length
 from ptune.tasks import Example
 from ptune.trainable import TrainablePrompt
 from ptune.training.schedule import Plan
-from ptune.trunk import Disk, Memory, Trunk, find_cut
+from ptune.trunk import Disk, Memory, Trunk, find_cut, row_key
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -42,14 +45,22 @@ class Remembered(NamedTuple):
             self.trunk.close()
 
 
+class Batches(NamedTuple):
+    """The rows of one learner, and how they are batched."""
+
+    training: Sequence[Example]
+    validation: Sequence[Example]
+    plan: Plan
+    evaluation_batch_size: int
+
+
 def remember(
     recipe: Recipe,
     backbone: Backbone,
     prompts: Sequence[TrainablePrompt],
-    training: Sequence[Example],
-    validation: Sequence[Example],
-    plan: Plan,
+    batches: Sequence[Batches],
     *,
+    rank: int,
     world: int,
     output: Path | None,
 ) -> Remembered:
@@ -57,7 +68,8 @@ def remember(
 
     Args:
         prompts: all that are trained in one pass.
-        world: number of processes.
+        batches: of each of them.
+        rank, world: number of this process, and of all.
         output: folder of the run; a trunk on disk is kept there.
     Raises:
         ConfigError: the disk is to be used, and cannot be.
@@ -70,15 +82,16 @@ def remember(
         return _not("the template has virtual tokens")
     if backbone.in_parts:  # processes that remember other rows would run it less often
         return _not("the backbone is sharded, or spread by a device map")
-    if plan.steps <= world * plan.steps_per_epoch:
-        # Rows change their process from epoch to epoch, and each process keeps what it meets.
+    if not any(plan.steps > world * plan.steps_per_epoch for _, _, plan, _ in batches):
         processes = f"with {world} processes it pays from {world + 1} epochs on"
         return _not("the run has one epoch" if world == 1 else processes)
     try:
         cut = find_cut(backbone, first)
     except BackboneError as error:
         return _not(str(error))
-    chunks = _chunks(recipe, plan, training, validation, world)
+    chunks = _each_row_once(
+        chain.from_iterable(_chunks(one, rank=rank, world=world) for one in batches)
+    )
     store = _disk(output) if room.disk else Memory()
     # Prompts that shift positions, each by so much, see states of their own.
     kinds = len({prompt.offset for prompt in prompts})
@@ -113,20 +126,24 @@ def _disk(output: Path | None) -> Disk:
         ) from None
 
 
-def _chunks(
-    recipe: Recipe,
-    plan: Plan,
-    training: Sequence[Example],
-    validation: Sequence[Example],
-    world: int,
-) -> Iterator[list[TokenSequence]]:
-    """The batches of the first epoch and of an evaluation, those of all processes."""
+def _chunks(batches: Batches, *, rank: int, world: int) -> Iterator[list[TokenSequence]]:
+    """The batches of the first epoch, those of all processes, and of an evaluation, its own."""
+    training, validation, plan, size = batches
     for step in range(plan.steps_per_epoch):
         rows = plan.rows_of(step)
-        for rank in range(world):
-            for mine in plan.parts(rows[rank::world]):
-                yield [training[row].sequence for row in mine]
-    for rank in range(world):
-        some = validation[rank::world]
-        for indices in by_length(some, recipe.evaluation_batch_size):
-            yield [some[index].sequence for index in indices]
+        for process in range(world):
+            for part in plan.parts(rows[process::world]):
+                yield [training[row].sequence for row in part]
+    mine = validation[rank::world]  # the same ones in every evaluation
+    for indices in by_length(mine, size):
+        yield [mine[index].sequence for index in indices]
+
+
+def _each_row_once(chunks: Iterable[list[TokenSequence]]) -> Iterator[list[TokenSequence]]:
+    """The chunks without rows that stood in an earlier one: learners have most rows in common."""
+    seen: set[int] = set()  # hashes, which are small: two rows of one are a row less remembered
+    for chunk in chunks:
+        fresh = {key: one for one in chunk if (key := hash(row_key(one))) not in seen}
+        seen |= fresh.keys()
+        if fresh:
+            yield list(fresh.values())

@@ -3,12 +3,13 @@ import tiny
 import torch
 from tiny_runs import DEEP, ROWS, SHORT, Killed, Watcher, log_of, same, tensors_of, train
 
+import ptune
 from ptune.batch import TokenSequence
 from ptune.config import Recipe
 from ptune.errors import ConfigError
 from ptune.tasks import Example
 from ptune.trainable import TrainablePrompt
-from ptune.training.remember import _chunks, remember
+from ptune.training.remember import Batches, _chunks, _each_row_once, remember
 from ptune.training.schedule import Plan
 
 UPPER = DEEP | {"layers": "upper:1"}
@@ -150,15 +151,40 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, backbone):
 def test_rows_are_computed_with_those_of_their_first_batch(world):
     rows = [Example(TokenSequence((at + 1,) * (at + 1))) for at in range(10)]
     plan = Plan.make(7, rows_per_step=4, batch_size=2, epochs=2, max_steps=None, seed=0)
-    recipe = Recipe.make(evaluation_batch_size=2)
-    chunks = list(_chunks(recipe, plan, rows[:7], rows[7:], world))
+    batches = Batches(rows[:7], rows[7:], plan, 2)
+    chunks = list(_chunks(batches, rank=world - 1, world=world))
     first = [rows[at].sequence for at in plan.rows_of(0)[0::world]][:2]
     assert chunks[0] == first
     assert all(len(chunk) <= 2 for chunk in chunks)
     whole = [sequence.ids for chunk in chunks for sequence in chunk]
-    assert sorted(whole) == [row.sequence.ids for row in rows]
-    held_out = [rows[at].sequence for at in ((9, 8) if world == 1 else (9, 7))]
-    assert held_out in chunks
+    # To train on, those of all processes; to validate on, the process's own: 8 is the second one's.
+    mine = range(10) if world == 1 else [*range(7), 8]
+    assert sorted(whole) == [rows[at].sequence.ids for at in mine]
+    held_out = [[9, 8], [7]] if world == 1 else [[8]]
+    assert chunks[-len(held_out) :] == [[rows[at].sequence for at in some] for some in held_out]
+
+
+def test_rows_of_several_learners_take_room_once():
+    rows = [Example(TokenSequence((at + 1,) * (at + 1))) for at in range(6)]
+    plan = Plan.make(3, rows_per_step=3, epochs=2, max_steps=None, seed=0)
+    sequences = [[row.sequence for row in rows[at : at + 3]] for at in (0, 2, 1, 3)]
+    assert [[len(one.ids) for one in chunk] for chunk in _each_row_once(sequences)] == [
+        [1, 2, 3],
+        [4, 5],
+        [6],
+    ]
+    learners = [Batches(rows[at : at + 3], (), plan, 2) for at in (0, 3)]
+    chunks = [list(_chunks(one, rank=0, world=1)) for one in learners]
+    assert [sorted(len(one.ids) for one in chunk) for (chunk,) in chunks] == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_the_rows_of_all_replicas_are_remembered(backbone):
+    """The first one has few rows and one epoch; the second has all of them, and more."""
+    few, all_rows = {"max_rows": 4, "epochs": 1}, {}
+    watchers = [Watcher(), Watcher()]
+    ptune.train_replicas(backbone, ROWS, variants=(few, all_rows), watchers=watchers, **UPPER)
+    sentence = "Frozen trunk: 2 of 3 layers remembered, 8.96 kB in memory."
+    assert [watcher.facts["frozen trunk"] for watcher in watchers] == [sentence] * 2
 
 
 @pytest.mark.parametrize(("world", "epochs", "kept"), [(2, 2, False), (2, 3, True), (1, 2, True)])
@@ -167,7 +193,8 @@ def test_with_several_processes_it_takes_more_epochs_to_pay(backbone, world, epo
     prompt = TrainablePrompt(sites=(2,))
     plan = Plan.make(4, rows_per_step=2, epochs=epochs, max_steps=None, seed=0)
     example = Example(TokenSequence((5, 6, 7), reads=(2,)))
-    found = remember(recipe, backbone, [prompt], [example] * 4, [], plan, world=world, output=None)
+    batches = [Batches([example] * 4, [], plan, 2)]
+    found = remember(recipe, backbone, [prompt], batches, rank=0, world=world, output=None)
     assert (found.trunk is not None) == kept
     if not kept:
         assert found.said == (

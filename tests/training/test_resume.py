@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -23,6 +24,7 @@ from tiny_runs import (
 )
 
 from ptune.errors import ArtifactError, ConfigError
+from ptune.training.learner import Learner
 
 TESTS = Path(__file__).parents[1]
 
@@ -55,6 +57,26 @@ def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone, 
         assert_equal_runs(output, tmp_path / "whole")
         assert again.scores == never.scores
         assert again.steps == 4
+
+
+def test_a_process_that_is_new_draws_what_the_first_one_draws(tmp_path, backbone, monkeypatch):
+    """A run of one process is gone on with as the second of two: its encoder's masks are equal."""
+    settings = WITH_DROPOUT["shallow"]
+    train(backbone, settings, output=tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(backbone, settings, output=tmp_path / "a", watcher=Watcher(die_after=5))
+    load = Learner.load
+
+    def as_second(learner):
+        alone = learner._accelerator
+        learner._accelerator = SimpleNamespace(process_index=1)
+        notes = load(learner)
+        learner._accelerator = alone
+        return notes
+
+    monkeypatch.setattr(Learner, "load", as_second)
+    train(backbone, settings, output=tmp_path / "a", resume=True)
+    assert_equal_runs(tmp_path / "a", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("step", [2, 6])
