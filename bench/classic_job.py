@@ -289,7 +289,7 @@ def tweets(folder: str, loss: str) -> Tweets:
     """The training rows in batches, in an order drawn by seed; a short last batch is left out."""
     from ptune.backbone import Backbone
     from ptune.data import labels_of, load_rows
-    from ptune.tasks import make_task
+    from ptune.tasks import TaskOptions, make_task
     from ptune.template import Template
     from ptune.training.schedule import Plan
 
@@ -300,9 +300,7 @@ def tweets(folder: str, loss: str) -> Tweets:
         "causal-lm",
         Template.parse(TEMPLATE),
         small,
-        labels=sorted(set(answers)),
-        loss=loss,
-        max_tokens=SLOTS + PADDED,
+        TaskOptions(labels=sorted(set(answers)), loss=loss, max_tokens=SLOTS + PADDED),
     )
     examples = task.training_examples(rows, answers)
     whole = len(rows) // BATCH * BATCH

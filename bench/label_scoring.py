@@ -174,7 +174,7 @@ class Rows:
         from ptune.backbone import Backbone
         from ptune.data import answers_of, draw_rows, load_rows
         from ptune.evaluation import by_length
-        from ptune.tasks import make_task
+        from ptune.tasks import TaskOptions, make_task
         from ptune.template import Template
 
         small = Backbone.load("ptune-tiny")
@@ -188,8 +188,7 @@ class Rows:
             "causal-lm",
             Template.parse(f"{{soft:{SLOTS}}}{TASK.template}"),
             self.backbone,
-            labels=sorted(TASK.words),
-            words=TASK.words,
+            TaskOptions(labels=sorted(TASK.words), verbalizer=TASK.words),
         )
         self.words = [self.task.layout.label_ids(TASK.words[name]) for name in self.task.labels]
         self.vectors = self.backbone.embed(range(100, 100 + SLOTS))

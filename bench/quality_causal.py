@@ -32,7 +32,7 @@ from ptune.config import Recipe
 from ptune.data import Rows, labels_of
 from ptune.evaluation import evaluate_examples
 from ptune.run import run
-from ptune.tasks import make_task
+from ptune.tasks import TaskOptions, make_task
 from ptune.template import Template
 
 MODEL = "ptune-tiny"
@@ -106,7 +106,9 @@ class Tuned:
 def task_of(task: Task, data: Data, backbone: Backbone) -> Any:
     """The task without virtual tokens."""
     labels = sorted(set(labels_of(data.train, "label")))
-    return make_task("causal-lm", Template.parse(task.template), backbone, labels=labels)
+    return make_task(
+        "causal-lm", Template.parse(task.template), backbone, TaskOptions(labels=labels)
+    )
 
 
 def _add_lora(model: Any) -> None:

@@ -42,7 +42,7 @@ from ptune.config import Recipe
 from ptune.data import Rows, labels_of
 from ptune.evaluation import by_length, evaluate_examples
 from ptune.run import run
-from ptune.tasks import make_task
+from ptune.tasks import TaskOptions, make_task
 from ptune.tasks.sequence_classification import pooled
 from ptune.template import Template
 
@@ -71,7 +71,9 @@ class Headed:
         self.recipe = recipe
         labels = sorted(set(labels_of(data.train, "label")))
         template = Template.parse(task.template)
-        self.task = make_task("sequence-classification", template, self.backbone, labels=labels)
+        self.task = make_task(
+            "sequence-classification", template, self.backbone, TaskOptions(labels=labels)
+        )
         head = self.task.head(self.backbone.geometry.hidden)
         assert head is not None
         self.head = head.to(self.backbone.device)

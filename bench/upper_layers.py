@@ -114,7 +114,7 @@ def job(args: Namespace) -> tuple[Any, list[list[Any]], Any]:
 
     from ptune.backbone import Backbone
     from ptune.data import labels_of, load_rows
-    from ptune.tasks import make_task
+    from ptune.tasks import TaskOptions, make_task
     from ptune.template import Template
     from ptune.training.schedule import Plan
 
@@ -131,7 +131,7 @@ def job(args: Namespace) -> tuple[Any, list[list[Any]], Any]:
     backbone = Backbone(transformers.BertModel(config), tokenizer, "BERT-base's shape")
     labels = sorted(set(labels_of(rows, "label")))
     template = Template.parse("{text}")
-    task = make_task("sequence-classification", template, backbone, labels=labels)
+    task = make_task("sequence-classification", template, backbone, TaskOptions(labels=labels))
     plan = Plan.make(len(rows), rows_per_step=BATCH, epochs=1, max_steps=args.steps, seed=SEED)
     batches = []
     for step in range(plan.steps):

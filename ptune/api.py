@@ -18,11 +18,12 @@ from torch import nn
 
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
+from ptune.config import kind_of
 from ptune.data import Rows, answers_of, load_rows
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
-from ptune.tasks import Example, Prediction, Task, make_task
+from ptune.tasks import Example, Prediction, Task, TaskOptions, make_task
 from ptune.template import Template
 
 log = logging.getLogger("ptune")
@@ -66,17 +67,10 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
     """
     prompt.check(backbone.fingerprint, backbone.name, force=force)
     settings: Mapping[str, Any] = prompt.settings
-    task = make_task(
-        prompt.task,
-        Template.parse(prompt.template),
-        backbone,
-        labels=prompt.labels,
-        words=prompt.verbalizer,
-        problem=settings.get("problem", "single-label"),
-        pooling=settings.get("pooling", "auto"),
-        max_tokens=int(settings.get("max_tokens", 512)),
-        offset=prompt.offset,
+    options = TaskOptions.of(
+        {**settings, "verbalizer": prompt.verbalizer}, labels=prompt.labels, offset=prompt.offset
     )
+    task = make_task(prompt.task, Template.parse(prompt.template), backbone, options)
     trained = settings.get("quantization")
     if trained != backbone.quantization:
         log.warning(
@@ -113,7 +107,8 @@ def evaluate(
     ready = make_ready(backbone, prompt, force=force)
     found = _rows(prompt, rows)
     column = str(prompt.settings.get("label_column", "label"))
-    answers = answers_of(found, column, str(prompt.settings.get("problem", "single-label")))
+    kind = kind_of(prompt.task, str(prompt.settings.get("problem", "single-label")))
+    answers = answers_of(found, column, kind)
     _check_known(found, answers, prompt.labels)
     examples = _told_cut(ready.task.examples(found, answers))
     return evaluate_examples(*ready, examples, batch_size=batch_size)

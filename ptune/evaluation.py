@@ -92,7 +92,7 @@ def read_together(
         trunk: what the layers beneath all of the prompts compute, if it is remembered.
     """
     by_part = [
-        [replace(example.sequence, prompt=at) for example in part.examples]
+        [replace(one, prompt=at) for example in part.examples for one in example.sequences]
         for at, part in enumerate(parts)
     ]
     sequences, prompts = list(chain.from_iterable(by_part)), [part.prompt for part in parts]

@@ -12,7 +12,7 @@ from ptune.evaluation import (
     predict_examples,
     summarize,
 )
-from ptune.tasks import Prediction, make_task
+from ptune.tasks import Prediction, TaskOptions, make_task
 from ptune.tasks.task import Example
 from ptune.template import Template
 
@@ -24,7 +24,7 @@ ANSWERS = ["yes", "no", "no", "yes", "yes"]
 def parts():
     backbone = tiny.backbone("llama")
     template = Template.parse("{soft:2}{text} label : {label}")
-    task = make_task("causal-lm", template, backbone, labels=("yes", "no"))
+    task = make_task("causal-lm", template, backbone, TaskOptions(labels=("yes", "no")))
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(3))
     return backbone, PromptTensors(vectors=vectors), task, None
 

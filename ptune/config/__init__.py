@@ -1,6 +1,7 @@
 """Settings of a run: `Recipe` and what lists it.
 
-    recipe.py    every key once: default, range, meaning       start here
+    recipe.py    all keys together, checked                    start here
+    settings/    every key once: default, range, meaning
     rules.py     which settings go together
     room.py      how much may be kept, and where
     reading.py   YAML files and key=value texts
@@ -12,13 +13,13 @@ Knows no torch, no model and no data: `ptune --help` starts without them.
 from ptune.config.reading import seeds_of
 from ptune.config.recipe import (
     BY_METHOD,
-    HEAD_LR,
     MethodDefaults,
     Recipe,
     settings_table,
 )
 from ptune.config.room import Room
-from ptune.config.rules import ENCODERS_OF, METRICS_OF
+from ptune.config.rules import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, kind_of
+from ptune.config.settings.training import HEAD_LR
 from ptune.config.wording import SettingRow
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "ENCODERS_OF",
     "HEAD_LR",
     "METRICS_OF",
+    "TRAINED_HEAD",
     "MethodDefaults",
     "Recipe",
     "Room",
     "SettingRow",
+    "kind_of",
     "seeds_of",
     "settings_table",
 ]

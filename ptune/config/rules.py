@@ -12,8 +12,10 @@ from typing import Any
 
 from ptune.config.wording import show
 
-# The first one is the default of its problem.
-METRICS_OF = {
+# Tasks whose answers a new head gives, which is trained with the prompt.
+TRAINED_HEAD = ("sequence-classification",)
+# The first one is the default of its kind (`kind_of`).
+METRICS_OF: dict[str, tuple[str, ...]] = {
     "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
     "multi-label": ("micro_f1", "macro_f1", "loss"),
     "regression": ("pearson", "spearman", "mse", "loss"),
@@ -29,6 +31,15 @@ BATCH_SIZE = 16
 VALIDATION_SHARE = 0.2
 
 Values = Mapping[str, Any]
+
+
+def kind_of(task: str, problem: str) -> str:
+    """Return what kind of answers a run has: its problem, or its task where that says it all.
+
+    >>> kind_of("sequence-classification", "regression"), kind_of("causal-lm", "single-label")
+    ('regression', 'single-label')
+    """
+    return task if task in METRICS_OF else problem
 
 
 def clashes(values: Values) -> list[str]:
@@ -50,12 +61,13 @@ def _encoder(v: Values) -> str:
 
 
 def _metric(v: Values) -> str:
-    known = METRICS_OF[v["problem"]]
+    kind = kind_of(v["task"], v["problem"])
+    known = METRICS_OF[kind]
     if v["metric"] is None or v["metric"] in known:
         return ""
+    key = "task" if kind == v["task"] else "problem"
     return (
-        f"metric = {v['metric']} does not go with problem = {v['problem']}. "
-        f"Its metrics: {', '.join(known)}."
+        f"metric = {v['metric']} does not go with {key} = {kind}. Its metrics: {', '.join(known)}."
     )
 
 
@@ -64,7 +76,7 @@ def _not_deep(v: Values) -> bool:
 
 
 def _head(v: Values) -> bool:
-    return bool(v["task"] == "sequence-classification")
+    return v["task"] in TRAINED_HEAD
 
 
 _ONLY_DEEP = "goes with method = p-tuning-v2 only; method is {method}."

@@ -60,6 +60,20 @@ def setting(
     )
 
 
+def word_or_path(value: str, words: Sequence[str]) -> str:
+    """Refuse a word that is not known, so that a slip does not become the name of a folder."""
+    if value not in words and not {"/", "\\"} & set(value):
+        raise ValueError
+    return value
+
+
+def as_written(value: object) -> object:
+    """Refuse a set: its order changes from run to run."""
+    if isinstance(value, set | frozenset):
+        raise ValueError
+    return value
+
+
 def row(key: str, field: FieldInfo) -> SettingRow:
     """Return the line of the listing for a setting."""
     group = _extra(field)["group"]

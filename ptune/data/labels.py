@@ -57,16 +57,16 @@ def numbers_of(rows: Rows, column: str) -> list[float]:
 
 
 def answers_of(
-    rows: Rows, column: str, problem: str
+    rows: Rows, column: str, kind: str
 ) -> list[str] | list[tuple[str, ...]] | list[float]:
-    """The right answers of rows, as their kind of problem has them.
+    """The right answers of rows, as their kind has them (`ptune.config.kind_of`).
 
     Raises:
         DataError: one is missing or of another kind; the message names its place.
     """
-    if problem == "regression":
+    if kind == "regression":
         return numbers_of(rows, column)
-    return label_lists_of(rows, column) if problem == "multi-label" else labels_of(rows, column)
+    return label_lists_of(rows, column) if kind == "multi-label" else labels_of(rows, column)
 
 
 def check_labels(

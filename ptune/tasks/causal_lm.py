@@ -30,14 +30,58 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptune import metrics
+from ptune.backbone import Backbone
 from ptune.batch import Branch, TokenSequence
-from ptune.errors import ConfigError, DataError
+from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.inject import Words
 from ptune.layout import Layout, Rendered
+from ptune.parts import Label
+from ptune.tasks.options import TaskOptions
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
+from ptune.template import Template
+from ptune.verbalizer import Verbalizer
 
 # Longest answer of free text, in tokens, its end included.
 MOST_NEW_TOKENS = 64
+
+
+def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "CausalLM":
+    """Bind a template to a decoder with a language-model head.
+
+    Raises:
+        ConfigError: the backbone has no such head, or the labels cannot be told apart.
+        TemplateError: `{label}` is not the last part of the template.
+    """
+    if not (backbone.has_lm_head and backbone.geometry.causal):
+        raise ConfigError(
+            f'task = causal-lm needs a decoder with a language-model head; "{backbone.name}" '
+            f"({type(backbone.model).__name__}) is none. Use task: sequence-classification."
+        )
+    _require_last_label(template)
+    limit = options.limit(backbone)
+    end = backbone.tokenizer.eos_token_id
+    if not options.labels:
+        room = min(MOST_NEW_TOKENS, limit // 4)
+        layout = template.bind(backbone.tokenizer, max_tokens=limit - room)
+        return CausalLM(layout, {}, end=end, room=room)
+    given = {
+        label: several if isinstance(several, str) else list(several)
+        for label, several in options.verbalizer.items()
+    }
+    spoken = dict(Verbalizer.from_labels(options.labels, given).answers)
+    every = [word for several in spoken.values() for word in several]
+    layout = template.bind(backbone.tokenizer, max_tokens=limit, label_words=every)
+    return CausalLM(layout, spoken, end=end, loss=options.loss)
+
+
+def _require_last_label(template: Template) -> None:
+    at = [i for i, part in enumerate(template.parts) if isinstance(part, Label)]
+    if at != [len(template.parts) - 1]:
+        found = "has none" if not at else "has it elsewhere"
+        raise TemplateError(
+            f'template "{template.source}": task causal-lm needs one {{label}}, at the end; this '
+            f'one {found}. For example: "{{soft:20}}{{text}} Label : {{label}}".'
+        )
 
 
 class CausalLM:

@@ -1,13 +1,18 @@
 r"""Examples in flat arrays: many rows in little memory, and as they are kept on the disk.
 
-    ids       -1 -2  5  6 | -1 -2  7 | -1 -2  5 ...      every row behind the one before
+    ids       -1 -2  5  6 | -1 -2  7 | -1 -2  5 ...      every sequence behind the one before
     ids_at     0            4          7                 where each begins
     reads      3          | 2        | ...               likewise: which states are read
-    record     0            1          0                 the rest: target, answer, branches, ...
-    records    [0,2,[],1,"yes"] [0,2,[],0,"no"]          equal ones are written once
+    layout     0            0          0                 the rest of a sequence: prompt, branches
+    sequences_at  0                    2 ...             which sequences are of a row; left out
+                                                         where each row has one
+    record     0                       1 ...             the rest of a row: target and answer
+    layouts    [0,2,[]]                                  equal ones are written once
+    records    [1,"yes"] [0,"no"]
 
 A row is made an `Example` when it is asked for; a slice is a view. The arrays may lie in memory or
-be mapped from a file (`ptune.training.cache`): a row that is never asked for is then never read.
+be mapped from a file (`ptune.training.cache`): the ids of a row that is never asked for are then
+never read.
 
 Knows what an example is; knows no task, no template and no file.
 """
@@ -15,7 +20,7 @@ Knows what an example is; knows no task, no template and no file.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, overload
 
 import torch
@@ -44,7 +49,8 @@ class FlatExamples(Sequence[Example]):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = dict(tensors)
         self._rows = range(len(tensors["record"]))
-        self._record = lru_cache(KEPT_RECORDS)(self._read_record)
+        self._layout = lru_cache(KEPT_RECORDS)(partial(self._read, "layouts"))
+        self._record = lru_cache(KEPT_RECORDS)(partial(self._read, "records"))
 
     @classmethod
     def of(cls, parts: Iterable[Sequence[Example]]) -> "FlatExamples":
@@ -54,19 +60,18 @@ class FlatExamples(Sequence[Example]):
             TypeError: a target or an answer is no number, text, or tuple of them.
         """
         columns: dict[str, list[Tensor]] = {name: [] for name in _COLUMNS}
-        records = _Records()
+        written = _Written()
         for part in parts:
-            for name, values in _columns_of(part, records).items():
+            for name, values in _columns_of(part, written).items():
                 columns[name].append(values)
         tensors = {name: torch.cat(several) for name, several in columns.items()}
-        for name in ("ids", "types", "reads"):
+        for name in ("ids", "types", "reads", "sequences"):
             tensors[f"{name}_at"] = _starts(tensors[f"{name}_at"])
         if not tensors["types"].any() and torch.equal(tensors["types_at"], tensors["ids_at"]):
             del tensors["types"], tensors["types_at"]  # all are of the first segment
-        written = records.written
-        tensors["records"] = torch.frombuffer(bytearray(b"".join(written)), dtype=torch.uint8)
-        tensors["records_at"] = _starts(torch.tensor([len(one) for one in written]))
-        return cls(tensors)
+        if len(tensors["layout"]) == len(tensors["record"]):
+            del tensors["sequences_at"]  # each row is one sequence
+        return cls(tensors | written.tensors())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -81,46 +86,60 @@ class FlatExamples(Sequence[Example]):
             view._rows = self._rows[index]
             return view
         row = self._rows[index]
-        prompt, shared, branches, target, answer = self._record(int(self.tensors["record"][row]))
-        ids = self._part("ids", row)
-        types = self._part("types", row) if "types" in self.tensors else (0,) * len(ids)
-        reads = self._part("reads", row)
-        sequence = TokenSequence(ids, prompt, reads, shared, types, branches)
-        return Example(sequence, target, answer, int(self.tensors["cut"][row]))
+        target, answer = self._record(int(self.tensors["record"][row]))
+        first, *others = (self._sequence(at) for at in self._sequences_of(row))
+        return Example(first, target, answer, int(self.tensors["cut"][row]), tuple(others))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
     def lengths(self) -> list[int]:
         """Tokens of each row, its continuations not counted; no example is made."""
-        return self._of_rows(self.tensors["ids_at"].diff()).tolist()
+        return self._of_rows(self._by_row(self.tensors["ids_at"].diff())).tolist()
 
     def rows_cut(self) -> int:
         """How many rows lost tokens; no example is made."""
         return int((self._of_rows(self.tensors["cut"]) > 0).sum())
 
-    def loads(self, *, share: bool) -> Int[Tensor, "two rows"]:
-        """How often each row is computed, and how many tokens beside it; no example is made."""
-        records = range(len(self.tensors["records_at"]) - 1)
-        each = [_load(*self._read_record(record)[1:3], share) for record in records]
-        return self._of_rows(torch.tensor(each)[self.tensors["record"].long()]).T
+    def computed(self, *, share: bool) -> Int[Tensor, " rows"]:
+        """As `computed_tokens`; no example is made."""
+        layouts = range(len(self.tensors["layouts_at"]) - 1)
+        shared_branches = (self._read("layouts", at)[1:] for at in layouts)
+        each = torch.tensor([_load(shared, own, share) for shared, own in shared_branches])
+        times, more = each[self.tensors["layout"].long()].T
+        return self._of_rows(self._by_row(self.tensors["ids_at"].diff() * times + more))
 
-    def _of_rows(self, numbers: Int[Tensor, "all ..."]) -> Int[Tensor, "rows ..."]:
+    def _by_row(self, numbers: Int[Tensor, " sequences"]) -> Int[Tensor, " all_rows"]:
+        """The sum over the sequences of each row."""
+        if "sequences_at" not in self.tensors:
+            return numbers
+        return _starts(numbers)[self.tensors["sequences_at"]].diff()
+
+    def _of_rows(self, numbers: Int[Tensor, " all_rows"]) -> Int[Tensor, " rows"]:
         return numbers[torch.tensor(self._rows, dtype=torch.long)]
 
-    def _part(self, name: str, row: int) -> tuple[int, ...]:
-        start, stop = self.tensors[f"{name}_at"][row : row + 2].tolist()
+    def _sequences_of(self, row: int) -> range:
+        if "sequences_at" not in self.tensors:
+            return range(row, row + 1)
+        return range(*self.tensors["sequences_at"][row : row + 2].tolist())
+
+    def _sequence(self, at: int) -> TokenSequence:
+        prompt, shared, branches = self._layout(int(self.tensors["layout"][at]))
+        ids = self._part("ids", at)
+        types = self._part("types", at) if "types" in self.tensors else (0,) * len(ids)
+        made = tuple(Branch(*branch) for branch in branches)
+        return TokenSequence(ids, prompt, self._part("reads", at), shared, types, made)
+
+    def _part(self, name: str, at: int) -> tuple[int, ...]:
+        start, stop = self.tensors[f"{name}_at"][at : at + 2].tolist()
         return tuple(self.tensors[name][start:stop].tolist())
 
-    def _read_record(self, index: int) -> tuple[int, int, tuple[Branch, ...], Any, Any]:
-        start, stop = self.tensors["records_at"][index : index + 2].tolist()
-        text = self.tensors["records"][start:stop].numpy().tobytes()
-        prompt, shared, branches, target, answer = json.loads(text)
-        made = tuple(Branch(tuple(ids), tuple(reads)) for ids, reads in branches)
-        return prompt, shared, made, _tupled(target), _tupled(answer)
+    def _read(self, name: str, index: int) -> Any:
+        start, stop = self.tensors[f"{name}_at"][index : index + 2].tolist()
+        return _tupled(json.loads(self.tensors[name][start:stop].numpy().tobytes()))
 
 
-# What there is of every row; "..._at" are lengths until all parts are there.
+# What there is of every sequence and of every row; "..._at" are lengths until all parts are there.
 _COLUMNS = {
     "ids": torch.int32,
     "ids_at": torch.int64,
@@ -128,58 +147,73 @@ _COLUMNS = {
     "types_at": torch.int64,
     "reads": torch.int32,
     "reads_at": torch.int64,
+    "layout": torch.int32,
+    "sequences_at": torch.int64,
     "cut": torch.int32,
     "record": torch.int32,
 }
 
 
-class _Records:
-    """Records, each written once, in the order in which they were met."""
+class _Written:
+    """Layouts and records, each written once, in the order in which they were met."""
 
     def __init__(self) -> None:
-        self.written: list[bytes] = []
+        self._texts: dict[str, list[bytes]] = {"layouts": [], "records": []}
         self._known: dict[Any, int] = {}
 
-    def index(self, example: Example) -> int:
-        """The number of an example's record."""
-        sequence, target = example.sequence, example.target
-        of_rows = (sequence.prompt, sequence.shared, sequence.branches)
-        key = (of_rows, type(target), target, example.answer)  # 1 == 1.0, which is another target
-        if key not in self._known:
-            self._known[key] = len(self.written)
-            self.written.append(_record_of(example))
-        return self._known[key]
+    def layout(self, sequence: TokenSequence) -> int:
+        """The number of what there is of a sequence beside its numbers."""
+        branches = [(branch.ids, branch.reads) for branch in sequence.branches]
+        key = (sequence.prompt, sequence.shared, sequence.branches)
+        return self._index("layouts", key, (sequence.prompt, sequence.shared, branches))
+
+    def record(self, example: Example) -> int:
+        """The number of an example's target and answer."""
+        target, answer = example.target, example.answer
+        # 1 == 1.0, which is another target
+        return self._index("records", (repr(target), answer), (target, answer))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was written, as bytes, and where each text begins."""
+        made = {}
+        for name, texts in self._texts.items():
+            made[name] = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)
+            made[f"{name}_at"] = _starts(torch.tensor([len(text) for text in texts]))
+        return made
+
+    def _index(self, name: str, key: Any, value: tuple[Any, ...]) -> int:
+        if (name, key) not in self._known:
+            texts = self._texts[name]
+            self._known[name, key] = len(texts)
+            text = json.dumps(value, separators=(",", ":")).encode()
+            if name == "records" and _tupled(json.loads(text)) != value:
+                target, answer = value
+                raise TypeError(f"{target!r} or {answer!r} cannot be kept in a file.")
+            texts.append(text)
+        return self._known[name, key]
 
 
-def _record_of(example: Example) -> bytes:
-    sequence = example.sequence
-    branches = [(branch.ids, branch.reads) for branch in sequence.branches]
-    record = (sequence.prompt, sequence.shared, branches, example.target, example.answer)
-    text = json.dumps(record, separators=(",", ":")).encode()
-    back = tuple(map(_tupled, json.loads(text)[3:]))
-    if back != (example.target, example.answer):
-        raise TypeError(f"{example.target!r} or {example.answer!r} cannot be kept in a file.")
-    return text
-
-
-def _columns_of(part: Sequence[Example], records: _Records) -> dict[str, Tensor]:
+def _columns_of(part: Sequence[Example], written: _Written) -> dict[str, Tensor]:
     columns: dict[str, list[int]] = {name: [] for name in _COLUMNS}
     for example in part:
-        sequence = example.sequence
-        for name, values in (
-            ("ids", sequence.ids),
-            ("types", sequence.types),
-            ("reads", sequence.reads),
-        ):
-            columns[name] += values
-            columns[f"{name}_at"].append(len(values))
+        for sequence in example.sequences:
+            for name, values in (
+                ("ids", sequence.ids),
+                ("types", sequence.types),
+                ("reads", sequence.reads),
+            ):
+                columns[name] += values
+                columns[f"{name}_at"].append(len(values))
+            columns["layout"].append(written.layout(sequence))
+        columns["sequences_at"].append(len(example.sequences))
         columns["cut"].append(example.cut)
-        columns["record"].append(records.index(example))
+        columns["record"].append(written.record(example))
     return {name: torch.tensor(columns[name], dtype=dtype) for name, dtype in _COLUMNS.items()}
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """JSON has lists where examples have tuples."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def _starts(lengths: Int[Tensor, " parts"]) -> Int[Tensor, " parts_and_one"]:
@@ -187,10 +221,10 @@ def _starts(lengths: Int[Tensor, " parts"]) -> Int[Tensor, " parts_and_one"]:
 
 
 def lengths_of(examples: Sequence[Example]) -> list[int]:
-    """Tokens of each row, its continuations not counted."""
+    """Tokens of each row, in all of its sequences, its continuations not counted."""
     if isinstance(examples, FlatExamples):
         return examples.lengths()
-    return [len(example.sequence.ids) for example in examples]
+    return [sum(len(one.ids) for one in example.sequences) for example in examples]
 
 
 def rows_cut(examples: Sequence[Example]) -> int:
@@ -208,14 +242,18 @@ def computed_tokens(examples: Sequence[Example], *, share: bool) -> Int[Tensor, 
             continuations stand on their row; else each repeats it.
     """
     if isinstance(examples, FlatExamples):
-        lines, more = examples.loads(share=share)
-    else:
-        loads = [_load(e.sequence.shared, e.sequence.branches, share) for e in examples]
-        lines, more = torch.tensor(loads, dtype=torch.long).T
-    return torch.tensor(lengths_of(examples)) * lines + more
+        return examples.computed(share=share)
+    return torch.tensor([_computed(e, share) for e in examples], dtype=torch.long)
 
 
-def _load(shared: int, branches: Sequence[Branch], share: bool) -> tuple[int, int]:
-    """How often a row is computed, and how many tokens beside it."""
-    own = sum(len(branch.ids) for branch in branches)
+def _computed(example: Example, share: bool) -> int:
+    loads = [(len(s.ids), *_load(s.shared, s.branches, share)) for s in example.sequences]
+    return sum(length * times + more for length, times, more in loads)
+
+
+def _load(
+    shared: int, branches: Sequence[Branch | tuple[tuple[int, ...], ...]], share: bool
+) -> tuple[int, int]:
+    """How often a sequence is computed, and how many tokens beside it."""
+    own = sum(len(branch.ids if isinstance(branch, Branch) else branch[0]) for branch in branches)
     return (1, own - shared) if share else (1 + len(branches), own)

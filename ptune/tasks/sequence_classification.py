@@ -17,14 +17,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptune import metrics
+from ptune.backbone import Backbone
 from ptune.batch import TokenSequence
-from ptune.errors import DataError
+from ptune.errors import DataError, TemplateError
 from ptune.heads import ClassificationHead
 from ptune.layout import Layout, Rendered
+from ptune.tasks.options import Pooling, Problem, TaskOptions
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
+from ptune.template import Template
 
-Problem = Literal["single-label", "multi-label", "regression"]
-Pooling = Literal["first", "last", "mean"]
+
+def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "SequenceClassification":
+    """Bind a template to any backbone.
+
+    Raises:
+        TemplateError: the template has a `{label}`, which has no place here.
+    """
+    if template.has_label:
+        raise TemplateError(
+            f'template "{template.source}": {{label}} has no place in task '
+            "sequence-classification, where a trained head gives the label. Leave it out, or use "
+            "task: causal-lm."
+        )
+    layout = template.bind(backbone.tokenizer, max_tokens=options.limit(backbone))
+    return SequenceClassification(
+        layout,
+        options.labels,
+        problem=options.problem,
+        pooling=backbone.pooling if options.pooling == "auto" else options.pooling,
+    )
 
 
 class SequenceClassification:

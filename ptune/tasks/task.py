@@ -31,6 +31,8 @@ class Example:
 
     Args:
         sequence: what the backbone sees.
+        others: further sequences of the same row, as other windows of a long text or other choices;
+            their reads stand behind those of `sequence`.
         target: what the task learns from, as it computes with it; None where the row has no label.
         answer: the same as the rows have it.
         cut: tokens of the row that did not fit.
@@ -40,6 +42,12 @@ class Example:
     target: Any = None
     answer: Answer | None = None
     cut: int = 0
+    others: tuple[TokenSequence, ...] = ()
+
+    @property
+    def sequences(self) -> tuple[TokenSequence, ...]:
+        """All that the backbone sees of the row."""
+        return (self.sequence, *self.others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +35,7 @@ from torch import Tensor
 from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import Rows
-from ptune.tasks import Answer, Example, Task
+from ptune.tasks import Answer, Example, Task, TaskOptions
 from ptune.tasks.flat import FlatExamples
 from ptune.training.rows import RunRows, answers_in
 
@@ -182,12 +183,12 @@ def encoding_key(recipe: Recipe, backbone: Backbone, task: Task) -> str | None:
     written = getattr(getattr(backbone.tokenizer, "backend_tokenizer", None), "to_str", None)
     if written is None:  # a tokenizer in Python: its code decides, and that has no hash
         return None
-    settings = [recipe.task, recipe.problem, recipe.loss, recipe.pooling, recipe.verbalizer]
+    options = asdict(TaskOptions.of(recipe.to_dict(), labels=task.labels))
     parts = [
         written(),
         backbone.fingerprint["tokenizer"],
         task.layout.key,
-        json.dumps([*settings, task.labels, task.room]),
+        json.dumps([recipe.task, options, task.room]),
         _code(),
         version("tokenizers"),
         version("transformers"),
@@ -198,7 +199,7 @@ def encoding_key(recipe: Recipe, backbone: Backbone, task: Task) -> str | None:
 def _code() -> str:
     """A hash of the code that makes examples: another ptune may make others."""
     package = files("ptune")
-    names = ["layout.py", "spelling.py", "parts.py", "template.py", "batch.py"]
+    names = ["layout.py", "spelling.py", "parts.py", "template.py", "batch.py", "verbalizer.py"]
     tasks = sorted(f"tasks/{one.name}" for one in (package / "tasks").iterdir())
     digest = hashlib.sha256()
     for name in (*names, *(name for name in tasks if name.endswith(".py"))):

@@ -17,7 +17,7 @@ from ptune.config import Recipe
 from ptune.errors import ConfigError, TrainingError
 from ptune.loading import named_device
 from ptune.prompt import SoftPrompt
-from ptune.tasks import Example, Task, make_task
+from ptune.tasks import Example, Task, TaskOptions, make_task
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
@@ -326,18 +326,8 @@ def task_of(
     offset: int = 0,
 ) -> Task:
     """The recipe's task, bound to the backbone; `offset` is that of the prompt."""
-    return make_task(
-        recipe.task,
-        template,
-        backbone,
-        labels=labels,
-        words=recipe.verbalizer,
-        problem=recipe.problem,
-        loss=recipe.loss,
-        pooling=recipe.pooling,
-        max_tokens=recipe.max_tokens,
-        offset=offset,
-    )
+    options = TaskOptions.of(recipe.to_dict(), labels=labels, offset=offset)
+    return make_task(recipe.task, template, backbone, options)
 
 
 # Settings that say where to run and what to show, not what is computed.

@@ -133,10 +133,10 @@ def _chunks(batches: Batches, *, rank: int, world: int) -> Iterator[list[TokenSe
         rows = plan.rows_of(step)
         for process in range(world):
             for part in plan.parts(rows[process::world]):
-                yield [training[row].sequence for row in part]
+                yield [one for row in part for one in training[row].sequences]
     mine = validation[rank::world]  # the same ones in every evaluation
     for indices in by_length(mine, size):
-        yield [mine[index].sequence for index in indices]
+        yield [one for index in indices for one in mine[index].sequences]
 
 
 def _each_row_once(chunks: Iterable[list[TokenSequence]]) -> Iterator[list[TokenSequence]]:

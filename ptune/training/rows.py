@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptune.config import Recipe
+from ptune.config import Recipe, kind_of
 from ptune.data import (
     Rows,
     answers_of,
@@ -133,4 +133,4 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
 
 def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:
     """The right answers of rows, as the recipe's problem has them."""
-    return answers_of(rows, recipe.label_column, recipe.problem)
+    return answers_of(rows, recipe.label_column, kind_of(recipe.task, recipe.problem))

@@ -4,8 +4,6 @@ import shutil
 import pytest
 from tiny_runs import LABELS, TEMPLATE, TEXTS, write_rows
 
-from ptune import cli
-
 
 def on(place):
     return ("--backbone", place / "backbone")
@@ -233,7 +231,7 @@ def test_ctrl_c_while_loading_is_no_traceback(ptune, trained, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", interrupted)
+    monkeypatch.setattr("ptune.cli.using.load_prompt", interrupted)
     assert ptune("predict", trained, "late") == (130, "", "ptune: stopped.\n")
 
 

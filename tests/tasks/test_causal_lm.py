@@ -9,7 +9,7 @@ from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.evaluation import evaluate_examples, predict_examples
 from ptune.run import run
-from ptune.tasks import make_task
+from ptune.tasks import TaskOptions, make_task
 from ptune.template import Template
 
 ROWS = [
@@ -31,7 +31,9 @@ def prompt_of(backbone, slots=3, seed=1):
 
 
 def task_of(backbone, labels, template=SOFT, **settings):
-    return make_task("causal-lm", Template.parse(template), backbone, labels=labels, **settings)
+    return make_task(
+        "causal-lm", Template.parse(template), backbone, TaskOptions(labels=labels, **settings)
+    )
 
 
 def ids_of(backbone, text):
@@ -94,7 +96,7 @@ def test_where_one_label_begins_another_all_are_closed_by_the_end_token(backbone
 
 def test_a_label_has_the_sum_of_the_probabilities_of_its_words(backbone):
     prompt, words = prompt_of(backbone), {"pos": ["good", "very good"], "neg": ["bad"]}
-    task = task_of(backbone, ("pos", "neg"), words=words)
+    task = task_of(backbone, ("pos", "neg"), verbalizer=words)
     end = backbone.tokenizer.eos_token_id  # none: no word begins another
     answers = [ids_of(backbone, word) for word in ("good", "very good", "bad")]
     assert all(end not in answer for answer in answers)
@@ -238,7 +240,7 @@ def test_a_row_that_is_too_long_keeps_its_prompt_its_anchors_and_room_for_every_
 def test_a_deep_prompt_at_absolute_positions_takes_them_from_the_rows():
     backbone = tiny.backbone("gpt2")
     template = Template.parse("{text} label : {label}")
-    task = make_task("causal-lm", template, backbone, labels=("yes", "no"), offset=10)
+    task = make_task("causal-lm", template, backbone, TaskOptions(labels=("yes", "no"), offset=10))
     (example,) = task.examples([{"text": "late " * 100}])
     assert len(example.sequence.ids) + 1 == 64 - 10
 
@@ -262,7 +264,7 @@ def test_an_unknown_label_in_the_verbalizer_is_refused(backbone):
     refused(
         ConfigError,
         message,
-        lambda: task_of(backbone, ("yes", "no"), words={"yess": ["good"]}),
+        lambda: task_of(backbone, ("yes", "no"), verbalizer={"yess": ["good"]}),
     )
 
 

@@ -9,7 +9,7 @@ from ptune.batch import PromptTensors
 from ptune.errors import DataError, TemplateError
 from ptune.evaluation import evaluate_examples, predict_examples
 from ptune.run import run
-from ptune.tasks import make_task
+from ptune.tasks import TaskOptions, make_task
 from ptune.template import Template
 
 ROWS = [{"text": "my parcel is late"}, {"text": "thank you"}, {"text": "film ? very bad"}]
@@ -39,7 +39,10 @@ def prompt_of(backbone, slots=3):
 
 def task_of(backbone, template="{soft:3}{text}", labels=("good", "bad"), **settings):
     return make_task(
-        "sequence-classification", Template.parse(template), backbone, labels=labels, **settings
+        "sequence-classification",
+        Template.parse(template),
+        backbone,
+        TaskOptions(labels=labels, **settings),
     )
 
 

@@ -7,7 +7,7 @@ from tiny_runs import ROWS, TABLE, Watcher, same, tensors_of, train
 from ptune.config import Recipe
 from ptune.data import load_rows
 from ptune.errors import DataError
-from ptune.tasks import make_task
+from ptune.tasks import TaskOptions, make_task
 from ptune.tasks.flat import FlatExamples
 from ptune.template import Template
 from ptune.training import cache as caching
@@ -254,7 +254,10 @@ def test_a_row_with_a_mistake_is_named_by_its_line_and_nothing_is_kept(tmp_path,
 def test_what_was_not_used_for_longest_goes_first(monkeypatch, tmp_path, backbone):
     rows = load_rows(DATA)
     task = make_task(
-        "sequence-classification", Template.parse("{text}"), backbone, labels=("a", "b")
+        "sequence-classification",
+        Template.parse("{text}"),
+        backbone,
+        TaskOptions(labels=("a", "b")),
     )
     cache = Cache(tmp_path, "key", ["text"])
     folder, answers = tmp_path, ["a"] * len(rows)

@@ -1,0 +1,150 @@
+"""Verbs that make a prompt or measure how: `demo`, `train`, `bench`, `settings`."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptune.cli.app import JsonOption, app, print_json
+from ptune.errors import PtuneError
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the prompt and the log.")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """Train a prompt that tells history from science, with the small model that comes with ptune.
+
+    Needs no network and no data of yours: 150 messages to a homework desk to train on, 250 others
+    to test on.
+    """
+    from ptune.display import show_demo, watching
+    from ptune.showcase import run_demo
+
+    with watching() as watcher:
+        outcome = run_demo(output, watcher=watcher)
+    show_demo(outcome)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML file of the run; see `ptune settings`.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+    ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Train these seeds side by side, e.g. 0-7 or 0,3,5."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one prompt and write it, its checkpoints and its log to the recipe's output folder.
+
+    The backbone stays frozen; the result is a file of a few kilobytes. With --seeds, each seed has
+    a folder in the output folder, and the mean and spread of the scores are shown.
+
+    Example: ptune train recipes/twitter_complaints.yaml lr=0.1 output=runs/complaints
+    """
+    from ptune.config import Recipe
+
+    chosen = Recipe.load(recipe, overrides or [])  # mistakes first, before torch is imported
+    if seeds is not None:
+        _train_seeds(chosen, seeds, resume=resume, as_json=as_json)
+        return
+    from ptune.display import show_result, watching
+    from ptune.training import train_recipe
+
+    with watching(silent=as_json) as watcher:
+        result = train_recipe(chosen, resume=resume, watcher=watcher)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one tells
+        return
+    if as_json:
+        print_json({"output": chosen.output, "steps": result.steps, "scores": result.scores})
+    else:
+        show_result(result, Path(chosen.output))
+
+
+def _train_seeds(recipe: Any, text: str, *, resume: bool, as_json: bool) -> None:
+    from ptune.config import seeds_of
+
+    seeds = seeds_of(text)
+    from ptune.display import show_replicas, watching_all
+    from ptune.training.replicas import replicas_summary, seed_names, train_seeds
+
+    names = seed_names(seeds)
+    with watching_all(names, silent=as_json) as watchers:
+        results = train_seeds(recipe, seeds, resume=resume, watchers=watchers)
+    if as_json:
+        summary = replicas_summary(names, results)
+        print_json({"output": recipe.output, **summary})
+    else:
+        show_replicas(names, results, Path(recipe.output))
+    errors = [result for result in results if isinstance(result, PtuneError)]
+    if len(errors) == len(results):
+        raise errors[0]
+
+
+@app.command()
+def bench(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="YAML file of the run; without it, the demo's."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps to time, after one to warm up.", min=1)] = 10,
+    peer: Annotated[bool, typer.Option(help="Measure PEFT too, where it can say it.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a recipe's training step here: seconds, tokens, memory, the floor, and PEFT.
+
+    Nothing is trained to an end and nothing is written. Each side holds its own copy of the
+    backbone, and they take one step each in turn.
+
+    Example: ptune bench recipes/twitter_complaints.yaml batch_size=8 --steps 20
+    """
+    from ptune.config import Recipe
+
+    changes = list(overrides or [])
+    chosen = None  # mistakes first, before torch is imported
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        changes = [recipe, *changes]
+    elif recipe is not None:
+        chosen = Recipe.load(recipe, changes)
+    from ptune.bench.measure import measure
+    from ptune.display import show_measured
+    from ptune.showcase import demo_recipe
+
+    measured = measure(
+        chosen or demo_recipe(Path("runs/bench"), changes),
+        steps=steps,
+        peer=peer,
+        tell=None if as_json else lambda line: typer.echo(line, err=True),
+    )
+    if as_json:
+        print_json(measured.to_dict())
+    else:
+        show_measured(measured)
+
+
+@app.command()
+def settings(as_json: JsonOption = False) -> None:
+    """List every key of a recipe with its default, range and meaning."""
+    from ptune.config import settings_table
+
+    rows = settings_table()
+    if as_json:
+        print_json([row._asdict() for row in rows])
+        return
+    from ptune.display import show_settings
+
+    show_settings(rows)

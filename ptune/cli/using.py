@@ -1,0 +1,144 @@
+"""Verbs that use a prompt: `evaluate`, `predict`, `inspect`, `push`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptune.cli.app import (
+    BackboneOption,
+    BatchOption,
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    JsonOption,
+    MapOption,
+    PromptArgument,
+    QuantizationOption,
+    TrustOption,
+    Way,
+    app,
+    load_prompt,
+    print_json,
+)
+
+
+@app.command()
+def evaluate(
+    prompt: PromptArgument,
+    data: Annotated[str, typer.Option("--data", help="Labelled rows: a file or hub:name.")],
+    backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    device_map: MapOption = None,
+    quantization: QuantizationOption = None,
+    trust_remote_code: TrustOption = False,
+    batch_size: BatchOption = 32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a prompt on labelled rows.
+
+    Example: ptune evaluate runs/complaints/prompt --data test.csv
+    """
+    way = Way(device, dtype, device_map, quantization, trust_remote_code)
+    soft, loaded = load_prompt(prompt, backbone, way)
+    from ptune.api import evaluate as evaluate_prompt
+    from ptune.display import show_scores
+
+    scores = evaluate_prompt(loaded, soft, data, batch_size=batch_size, force=force).scores
+    if as_json:
+        print_json(scores)
+    else:
+        show_scores({"rows": scores})
+
+
+@app.command()
+def predict(
+    prompt: PromptArgument,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to predict.")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="Rows to predict: a file or hub:name.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write JSON lines here, in the rows' order.")
+    ] = None,
+    backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    device_map: MapOption = None,
+    quantization: QuantizationOption = None,
+    trust_remote_code: TrustOption = False,
+    batch_size: BatchOption = 32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict texts, or the rows of a file.
+
+    Example: ptune predict runs/complaints/prompt "no reply for three days"
+    """
+    if bool(texts) == (input_ is not None):
+        raise typer.BadParameter("give texts, or --input and a file; one of the two.")
+    way = Way(device, dtype, device_map, quantization, trust_remote_code)
+    soft, loaded = load_prompt(prompt, backbone, way)
+    from ptune.api import predict as predict_rows
+    from ptune.display import check_writable, prediction_line, write_lines
+
+    if output is not None:
+        check_writable(output)  # now, and not after the work
+    rows: Any = texts if input_ is None else input_
+    predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
+    lines = [
+        json.dumps({"answer": p.answer, "probabilities": p.probabilities}, ensure_ascii=False)
+        for p in predictions
+    ]
+    if output is not None:
+        write_lines(output, lines)
+        typer.echo(f"{len(lines)} predictions written to {output}")
+    else:
+        shown = lines if as_json else [prediction_line(p) for p in predictions]
+        typer.echo("\n".join(shown))
+
+
+@app.command()
+def inspect(
+    prompt: PromptArgument,
+    backbone: BackboneOption = None,
+    nearest: Annotated[int, typer.Option(help="Nearest vocabulary tokens to show.", min=0)] = 3,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a prompt is: template, parameters, scores, and what its virtual tokens are near to.
+
+    Without its backbone at hand, say --nearest 0.
+    """
+    from ptune.prompt import SoftPrompt
+
+    soft = SoftPrompt.load(prompt)
+    summary = soft.summary()
+    if nearest and soft.vectors is not None:
+        from ptune.display import nearest_words
+
+        _, loaded = load_prompt(prompt, backbone)
+        soft.check(loaded.fingerprint, loaded.name, force=force)
+        summary["nearest tokens"] = nearest_words(loaded, soft, nearest)
+    if as_json:
+        print_json(summary)
+    else:
+        from ptune.display import show_summary
+
+        show_summary(summary)
+
+
+@app.command()
+def push(
+    prompt: PromptArgument,
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+) -> None:
+    """Upload a prompt to the Hugging Face hub, with its model card."""
+    from ptune.prompt import SoftPrompt
+
+    SoftPrompt.load(prompt).push_to_hub(repository, private=private)
+    typer.echo(f"{prompt} is on the hub as {repository}")

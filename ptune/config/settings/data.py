@@ -1,0 +1,69 @@
+"""The rows of a run: where they are, which of them are used, and what their labels are."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from pydantic import BaseModel, field_validator
+
+from ptune.config.rules import VALIDATION_SHARE
+from ptune.config.wording import as_written, setting, word_or_path
+
+_setting = partial(setting, group="data")
+
+CACHES = ("auto", "off")
+
+
+class DataSettings(BaseModel):
+    """Rows and labels."""
+
+    train: str | None = _setting(None, "Rows to train on: a file or hub:NAME[:CONFIG][:SPLIT].")
+    validation: str | None = _setting(
+        None, "Rows to choose the best step by; null: held out of train."
+    )
+    test: str | None = _setting(None, "Rows to score once, at the end.")
+    label_column: str = _setting("label", "Column that holds the label.")
+    columns: dict[str, str] = _setting({}, "Template field to column, where the names differ.")
+    labels: tuple[str, ...] | None = _setting(
+        None, "Labels in their order; null: found in train, sorted."
+    )
+    verbalizer: dict[str, tuple[str, ...]] = _setting(
+        {},
+        "Label to answer word, where the word is not the label.",
+        allowed="a mapping from label to a word or a list of words",
+    )
+    validation_share: float = _setting(
+        VALIDATION_SHARE,
+        "Share of train held out where validation is null; 0: none.",
+        low=0.0,
+        high=0.9,
+    )
+    few_shot: int | None = _setting(
+        None, "Train on so many rows per label, drawn by seed; hold out as many others.", low=1
+    )
+    max_rows: int | None = _setting(None, "Train on at most so many rows, drawn by seed.", low=1)
+    max_tokens: int = _setting(
+        512, "Longest row in tokens; fields are cut to fit, and never beyond the backbone.", low=8
+    )
+    cache: str = _setting(
+        "auto",
+        "Where tokenised rows are kept between runs; auto: $PTUNE_CACHE or ~/.cache/ptune.",
+        allowed=f"one of {', '.join(CACHES)}, or a folder, with a / in it",
+        choices=CACHES,
+    )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_have_an_order(cls, value: object) -> object:
+        return as_written(value)
+
+    @field_validator("cache", mode="after")
+    @classmethod
+    def _cache_is_known(cls, value: str) -> str:
+        return word_or_path(value, CACHES)
+
+    @field_validator("verbalizer", mode="before")
+    @classmethod
+    def _one_word_is_a_list_of_one(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {k: (v,) if isinstance(v, str | int | float) else v for k, v in value.items()}

@@ -1,0 +1,88 @@
+"""How a prompt is trained: steps, step sizes, evaluations, files."""
+
+from functools import partial
+from typing import Literal
+
+from pydantic import BaseModel, field_validator
+
+from ptune.config import room
+from ptune.config.rules import BATCH_SIZE
+from ptune.config.wording import setting
+
+_setting = partial(setting, group="training")
+
+ENCODER_LR = 1e-3
+HEAD_LR = 5e-3
+
+Metric = Literal[
+    "accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "mse", "loss", "perplexity"
+]
+
+
+class TrainingSettings(BaseModel):
+    """The run."""
+
+    epochs: int | None = _setting(
+        None, "Passes over the training rows; null: 5, and up to 20 where rows are few.", low=1
+    )
+    max_steps: int | None = _setting(None, "Stop after so many steps, whatever epochs says.", low=1)
+    batch_size: int = _setting(BATCH_SIZE, "Rows that are run at once.", low=1)
+    tokens_per_batch: int | None = _setting(
+        None, "Tokens that are run at once, in rows of like length, in place of batch_size.", low=1
+    )
+    accumulation: int = _setting(1, "Batches whose gradients are added up for one step.", low=1)
+    lr: float | None = _setting(
+        None,
+        "Largest AdamW step size of the prompt, in units of the backbone's own; null: by method.",
+        low=1e-8,
+        high=100.0,
+    )
+    encoder_lr: float | None = _setting(
+        None,
+        f"Largest AdamW step size of the networks inside an encoder; null: {ENCODER_LR}.",
+        low=1e-8,
+        high=100.0,
+    )
+    head_lr: float | None = _setting(
+        None, f"Largest AdamW step size of the head; null: {HEAD_LR}.", low=1e-8, high=100.0
+    )
+    schedule: Literal["linear", "cosine", "constant"] = _setting(
+        "linear", "How the step size falls after the warm-up."
+    )
+    warmup_share: float = _setting(
+        0.06, "Share of all steps in which the step size rises.", low=0.0, high=1.0
+    )
+    weight_decay: float = _setting(0.0, "AdamW weight decay.", low=0.0, high=1.0)
+    clip: float = _setting(1.0, "Largest norm of the gradient; 0: no clipping.", low=0.0)
+    precision: Literal["auto", "fp32", "bf16"] = _setting(
+        "auto", "Of the computation; bf16 holds the weights in it, too; auto: that of the weights."
+    )
+    gradient_checkpointing: bool = _setting(False, "Compute states twice to need less memory.")
+    trunk_cache: str = _setting(
+        "auto",
+        "Room for what the layers beneath a deep prompt compute, kept from epoch to epoch; auto: "
+        f"{room.AUTO_BYTES // 10**9} GB of main memory.",
+        allowed=room.ALLOWED,
+    )
+    evaluate_every: int | None = _setting(
+        None, "Steps between two evaluations; null: once an epoch.", low=1
+    )
+    patience: int | None = _setting(
+        None, "Stop after so many evaluations without a better score; null: never.", low=1
+    )
+    metric: Metric | None = _setting(
+        None, "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem."
+    )
+    seed: int = _setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
+    evaluation_batch_size: int = _setting(32, "Rows that are evaluated at once.", low=1)
+    save_every: int | None = _setting(
+        None, "Steps between two checkpoints; null: at every evaluation.", low=1
+    )
+    output: str = _setting("runs/prompt", "Folder for the prompt, the checkpoints and the log.")
+    tracker: Literal["tensorboard"] | None = _setting(None, "Also write the log for this program.")
+
+    @field_validator("trunk_cache", mode="after")
+    @classmethod
+    def _room_is_a_size(cls, value: str) -> str:
+        room.Room.parse(value)
+        return value

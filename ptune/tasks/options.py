@@ -1,0 +1,58 @@
+"""What a task is bound with, beside its template and the backbone.
+
+    TaskOptions(labels=("complaint", "no complaint"))
+    TaskOptions.of(recipe.to_dict(), labels=data.labels)      the keys that a recipe has in common
+
+A field has the name and the default of its key in a recipe, so that a saved prompt, whose settings
+are a recipe, binds its task again as it was trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from ptune.backbone import Backbone
+
+Problem = Literal["single-label", "multi-label", "regression"]
+Pooling = Literal["first", "last", "mean"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What a task needs to know; a task reads the fields that concern it.
+
+    Args:
+        labels: in their order; empty for free text and for regression.
+        verbalizer: label -> its word or words, where that is not the label itself.
+        problem: what a row's label is.
+        loss: over the labels or the vocabulary (tasks that answer in words).
+        pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
+        max_tokens: longest row, in tokens; cut to what the backbone takes.
+        offset: of the prompt: positions that its keys take from the rows.
+    """
+
+    labels: Sequence[str] = ()
+    verbalizer: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    problem: Problem = "single-label"
+    loss: Literal["labels", "vocabulary"] = "labels"
+    pooling: Literal["auto"] | Pooling = "auto"
+    max_tokens: int = 512
+    offset: int = 0
+
+    @classmethod
+    def of(
+        cls, settings: Mapping[str, Any], *, labels: Sequence[str] = (), offset: int = 0
+    ) -> "TaskOptions":
+        """Those of a recipe, as a mapping; keys that are no business of a task are passed over.
+
+        Args:
+            labels: found in the rows, or kept in the prompt.
+            offset: of the prompt.
+        """
+        known = {one.name for one in fields(cls)} & settings.keys()
+        own = {key: settings[key] for key in known}
+        return cls(**{**own, "labels": tuple(labels), "offset": offset})
+
+    def limit(self, backbone: Backbone) -> int:
+        """The longest row, in tokens, that the backbone takes with this prompt."""
+        return min(self.max_tokens, backbone.max_tokens - self.offset)
