@@ -262,7 +262,7 @@ def test_the_reading_order_is_about_900_lines():
 
 def test_the_tables_list_every_method_encoder_and_task():
     from ptune.config.rules import ENCODERS_OF
-    from ptune.tasks import NAMES
+    from ptune.tasks import TASKS
 
     rows = re.findall(r"^\|(.*?)\| ?(.*?) \|", section("Methods and encoders"), re.M)
     listed: dict[str, list[str]] = {}
@@ -271,7 +271,7 @@ def test_the_tables_list_every_method_encoder_and_task():
         method = first.strip("` ") or method
         listed.setdefault(method, []).extend(re.findall(r"^`(\w+)`", second))
     assert {m: tuple(listed[m]) for m in ENCODERS_OF} == ENCODERS_OF
-    assert set(NAMES) <= set(listed)
+    assert set(TASKS) <= set(listed)
 
 
 def test_the_results_hold_no_figure_that_a_script_did_not_write():
