@@ -1,9 +1,7 @@
 """What the command line shows: tables, a progress bar, sentences. Knows no model."""
 
-import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,14 @@ from rich.table import Table
 
 from ptune.bench.measure import Measured, SideTimes
 from ptune.config import SettingRow
-from ptune.errors import ArtifactError, TrainingError
+from ptune.config.presets import Preset
+from ptune.errors import TrainingError
 from ptune.prompt import SoftPrompt, nearest_tokens
 from ptune.showcase import Outcome
 from ptune.tasks import Prediction
 from ptune.training import Result
-from ptune.training.replicas import spread
 from ptune.training.schedule import Plan
+from ptune.training.scores import spread
 
 # Scores that are shares of 1 and are shown in percent.
 SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match"})
@@ -141,6 +140,13 @@ def show_replicas(
         table.add_section()
         for word in ("mean", "deviation"):
             table.add_row(word, *(_score(score, both[word]) for score, both in row.items()))
+        ends = [both["interval"] for both in row.values()]
+        if all(ends):
+            shown = (
+                f"{_score(s, low)} .. {_score(s, high)}"
+                for s, (low, high) in zip(row, ends, strict=True)
+            )
+            table.add_row("95 % interval", *shown)
         console.print(table)
     for name, result in zip(names, results, strict=True):
         if isinstance(result, TrainingError):
@@ -153,6 +159,23 @@ def show_replicas(
             markup=False,
             soft_wrap=True,
         )
+
+
+# Settings of a preset that differ from run to run.
+_SHOWN = ("prompt_length", "lr", "batch_size", "epochs", "seed")
+
+
+def show_presets(presets: Sequence[Preset]) -> None:
+    """A line a preset, and of each source where it is from and what differs."""
+    table = Table("preset", "backbone", "published", "settings")
+    for one in presets:
+        published = ", ".join(f"{name} {100 * score:.1f}" for name, score in one.published.items())
+        own = {key: one.settings[key] for key in _SHOWN if key in one.settings}
+        said = ", ".join(f"{key} {value}" for key, value in own.items())
+        table.add_row(one.name, one.settings.get("backbone", ""), published, said)
+    console.print(table)
+    for source, differs in dict.fromkeys((one.source, one.differs) for one in presets):
+        console.print(f"{source} Here: {differs}", highlight=False, markup=False)
 
 
 def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -238,44 +261,6 @@ def prediction_line(prediction: Prediction) -> str:
         return f"{answer:.4g}"
     share = prediction.probabilities.get(answer)
     return answer if share is None else f"{answer}  ({100 * share:.0f} %)"
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Write a file aside and rename it: it is there whole or as it was.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    with _aside(path) as aside:
-        aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        aside.replace(path)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a place where no file can be written, before the work that leads to it.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    with _aside(path) as aside:
-        aside.touch()
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "Is a directory")
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name beside a file, cleared up at the end."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror}). Choose another place for --output."
-        ) from None
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def nearest_words(backbone: Any, prompt: SoftPrompt, count: int) -> list[str]:

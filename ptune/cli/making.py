@@ -1,4 +1,4 @@
-"""Verbs that make a prompt or measure how: `demo`, `train`, `bench`, `settings`."""
+"""Verbs that make a prompt or measure how: `demo`, `train`, `bench`, `settings`, `presets`."""
 
 import os
 from pathlib import Path
@@ -61,13 +61,14 @@ def train(
         return
     from ptune.display import show_result, watching
     from ptune.training import train_recipe
+    from ptune.training.scores import run_scores
 
     with watching(silent=as_json) as watcher:
         result = train_recipe(chosen, resume=resume, watcher=watcher)
     if os.environ.get("RANK", "0") != "0":  # one of several processes; the first one tells
         return
     if as_json:
-        print_json({"output": chosen.output, "steps": result.steps, "scores": result.scores})
+        print_json({"output": chosen.output, **run_scores(chosen.resolved(), result)})
     else:
         show_result(result, Path(chosen.output))
 
@@ -77,13 +78,14 @@ def _train_seeds(recipe: Any, text: str, *, resume: bool, as_json: bool) -> None
 
     seeds = seeds_of(text)
     from ptune.display import show_replicas, watching_all
-    from ptune.training.replicas import replicas_summary, seed_names, train_seeds
+    from ptune.training.replicas import seed_names, train_seeds
+    from ptune.training.scores import replicas_scores
 
     names = seed_names(seeds)
     with watching_all(names, silent=as_json) as watchers:
         results = train_seeds(recipe, seeds, resume=resume, watchers=watchers)
     if as_json:
-        summary = replicas_summary(names, results)
+        summary = replicas_scores(recipe.resolved(), names, results)
         print_json({"output": recipe.output, **summary})
     else:
         show_replicas(names, results, Path(recipe.output))
@@ -134,6 +136,19 @@ def bench(
         print_json(measured.to_dict())
     else:
         show_measured(measured)
+
+
+@app.command()
+def presets(as_json: JsonOption = False) -> None:
+    """List the papers' runs that a recipe can take its settings from (preset: NAME)."""
+    from ptune.config.presets import presets as all_presets
+
+    if as_json:
+        print_json([preset._asdict() for preset in all_presets().values()])
+        return
+    from ptune.display import show_presets
+
+    show_presets(list(all_presets().values()))
 
 
 @app.command()

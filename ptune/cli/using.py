@@ -83,7 +83,8 @@ def predict(
     way = Way(device, dtype, device_map, quantization, trust_remote_code)
     soft, loaded = load_prompt(prompt, backbone, way)
     from ptune.api import predict as predict_rows
-    from ptune.display import check_writable, prediction_line, write_lines
+    from ptune.display import prediction_line
+    from ptune.writing import check_writable, write_text
 
     if output is not None:
         check_writable(output)  # now, and not after the work
@@ -94,7 +95,7 @@ def predict(
         for p in predictions
     ]
     if output is not None:
-        write_lines(output, lines)
+        write_text(output, "".join(f"{line}\n" for line in lines))
         typer.echo(f"{len(lines)} predictions written to {output}")
     else:
         shown = lines if as_json else [prediction_line(p) for p in predictions]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, ValidationError
 
+from ptune.config.presets import preset_settings
 from ptune.config.reading import override, read_yaml
 from ptune.config.rules import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, clashes, kind_of
 from ptune.config.settings import (
@@ -71,6 +72,8 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
             ConfigError: a key is unknown, a value is outside its range, or two do not go together.
         """
         settings = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in settings.items()}
+        if isinstance(settings.get("preset"), str):
+            settings = {**preset_settings(settings["preset"]), **settings}
         fields = cls.model_fields
         try:
             recipe = cls(**settings)

@@ -137,6 +137,13 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         ),
     ),
     (
+        lambda v: not _head(v) and v["head_dropout"] > 0,
+        (
+            "head_dropout = {head_dropout} goes with a trained head; task = {task} has none. "
+            "Leave head_dropout out."
+        ),
+    ),
+    (
         lambda v: v["labels"] is not None and v["problem"] == "regression",
         "labels does not go with problem = regression, whose labels are numbers. Leave labels out.",
     ),
@@ -202,6 +209,20 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     (
         lambda v: _no_validation(v) and v["patience"] is not None,
         "patience = {patience} needs validation rows. Give validation or validation_share.",
+    ),
+    (
+        lambda v: _no_validation(v) and v["protocol"] == "paper",
+        (
+            "protocol = paper reports the best score on validation rows, and there are none. Give "
+            "validation or validation_share."
+        ),
+    ),
+    (
+        lambda v: v["test"] is not None and v["protocol"] == "paper",
+        (
+            "protocol = paper reports the best score on the validation rows; test = {test} would "
+            "be a second report. Leave test out, or set protocol: strict."
+        ),
     ),
     (
         lambda v: _head(v) and v["metric"] == "perplexity",

@@ -27,6 +27,7 @@ class TaskOptions:
         problem: what a row's label is.
         loss: over the labels or the vocabulary (tasks that answer in words).
         pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
+        head_dropout: on the states that a trained head sees, while it is trained; 0 .. 0.9.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     """
@@ -36,6 +37,7 @@ class TaskOptions:
     problem: Problem = "single-label"
     loss: Literal["labels", "vocabulary"] = "labels"
     pooling: Literal["auto"] | Pooling = "auto"
+    head_dropout: float = 0.0
     max_tokens: int = 512
     offset: int = 0
 

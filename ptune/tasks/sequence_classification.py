@@ -45,6 +45,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Seque
         options.labels,
         problem=options.problem,
         pooling=backbone.pooling if options.pooling == "auto" else options.pooling,
+        dropout=options.head_dropout,
     )
 
 

@@ -28,26 +28,9 @@ from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
 from ptune.training.remember import Batches, Remembered, remember
 from ptune.training.report import Report, Watcher
+from ptune.training.result import Result as Result
 from ptune.training.rows import RunRows, Source, Sources, read_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run gave.
-
-    Args:
-        prompt: folded; the best of the run on the validation rows, or the last one without them.
-        scores: "validation" and "test", where there were such rows.
-        steps: optimizer steps taken.
-        seconds: of training, evaluation included, loading left out.
-        facts: what is worth knowing of the data: counts, imbalance, rows that were cut.
-    """
-
-    prompt: SoftPrompt
-    scores: dict[str, dict[str, float]]
-    steps: int
-    seconds: float
-    facts: dict[str, object]
+from ptune.training.scores import run_scores, write_scores
 
 
 def train(
@@ -227,6 +210,7 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
         for one, result in zip(made, results, strict=True):
             if isinstance(result, Result) and one.job.output is not None:
                 result.prompt.save(one.job.output / "prompt")
+                write_scores(one.job.output, run_scores(one.job.recipe, result))
     accelerator.wait_for_everyone()
     return results
 

@@ -9,7 +9,6 @@ and early stop are its own. What they share is the pass, which pays where the st
 alone keep the machine waiting: few rows a step, and short ones.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ptune.training.job import Job, Result, load_backbone, recipe_for, sources_o
 from ptune.training.learner import CHECKPOINT
 from ptune.training.report import Watcher
 from ptune.training.rows import Source, Sources, read_rows
+from ptune.training.scores import replicas_scores, write_scores
 
 # What there is once, for all replicas: the backbone and its pass, the rows, and what is asked of
 # them. A variant may change everything else.
@@ -99,7 +99,9 @@ def train_seeds(
         for seed, folder in zip(seeds, folders, strict=True)
     ]
     jobs = _jobs(recipes, sources, folders, resume, watchers)
-    return train_jobs(jobs, load_backbone(recipe))
+    results = train_jobs(jobs, load_backbone(recipe))
+    write_scores(Path(recipe.output), replicas_scores(recipes[0], seed_names(seeds), results))
+    return results
 
 
 def seed_names(seeds: Sequence[int]) -> list[str]:
@@ -188,39 +190,3 @@ def _check_resume(resume: bool, output: str | Path | None, folders: Sequence[Pat
             f"{output}: no replica has a checkpoint there to go on from. Name the output folder of "
             "the run, or start without --resume (resume=True)."
         )
-
-
-def replicas_summary(
-    names: Sequence[str], results: Sequence[Result | TrainingError]
-) -> dict[str, Any]:
-    """What a script wants to know: each replica's steps and scores or its error, and the spread."""
-    each = {
-        name: {"error": str(result)}
-        if isinstance(result, TrainingError)
-        else {"steps": result.steps, "scores": result.scores}
-        for name, result in zip(names, results, strict=True)
-    }
-    return {"replicas": each, "scores": spread(results)}
-
-
-def spread(results: Sequence[Result | TrainingError]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean and sample standard deviation of each score over the replicas that were trained.
-
-    Of a single one the deviation is 0; of scores that are undefined (nan) both are.
-    """
-    scores = [result.scores for result in results if isinstance(result, Result)]
-    splits = dict.fromkeys(split for one in scores for split in one)
-    return {split: _spread_of([one[split] for one in scores if split in one]) for split in splits}
-
-
-def _spread_of(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    found = {}
-    for name in rows[0]:
-        column = [row[name] for row in rows]
-        # By hand: `statistics.stdev` fails on a score that is undefined (nan).
-        mean = math.fsum(column) / len(column)
-        apart = [score - mean for score in column]
-        squares = math.fsum(d * d for d in apart)  # `d ** 2` raises where it overflows
-        deviation = math.sqrt(squares / (len(column) - 1)) if len(column) > 1 else 0.0
-        found[name] = {"mean": mean, "deviation": deviation}
-    return found

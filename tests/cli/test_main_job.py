@@ -260,3 +260,11 @@ def test_inspect_needs_no_backbone_for_the_rest(trained, ptune):
     code, out, err = ptune("inspect", trained, "--nearest", "0", "--json")
     assert (code, err) == (0, "")
     assert "nearest tokens" not in json.loads(out)
+
+
+def test_presets_are_listed_with_their_source(ptune):
+    done = ptune("presets", "--json")
+    listed = json.loads(done.stdout)
+    assert {one["name"] for one in listed} >= {"p-tuning-v2/rte-roberta-large"}
+    assert all(one["source"] and one["differs"] and one["settings"] for one in listed)
+    assert "arXiv:2110.07602" in ptune("presets").stdout

@@ -5,10 +5,8 @@ stand beside. AdamW divides a gradient by its own size, so that order may show m
 of a prompt: 1e-4 of their size.
 """
 
-import math
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import tiny
@@ -32,7 +30,6 @@ from ptune.backbone import Backbone
 from ptune.encoders import KeysValues
 from ptune.errors import ConfigError, TrainingError
 from ptune.training.learner import Learner
-from ptune.training.replicas import spread
 
 LONGER = "{soft:5}{text} label : {label}"
 BARE = "{text} label : {label}"
@@ -357,29 +354,6 @@ def test_the_users_random_state_and_the_backbone_are_left_alone(backbone):
     assert torch.equal(torch.get_rng_state(), state)
     assert same(before, dict(backbone.model.state_dict()))
     assert not any("_ptune" in module.__dict__ for module in backbone.model.modules())
-
-
-def test_the_spread_is_over_the_replicas_that_were_trained(backbone):
-    results, _ = together(backbone, [{}, {"seed": 1}, {"seed": 2}], TABLE | {"epochs": 1})
-    nan, unlike = float("nan"), [1.0, 2.0, 6.0]
-    scored = [
-        replace(result, scores={"test": {"mse": mse, "pearson": nan}})
-        for result, mse in zip(results, unlike, strict=True)
-    ]
-    found = spread([TrainingError("diverged"), *scored])
-    assert found["test"]["mse"] == {"mean": 3.0, "deviation": pytest.approx(7**0.5)}
-    assert math.isnan(found["test"]["pearson"]["deviation"])
-    assert spread([TrainingError("diverged")]) == {}
-    assert spread(scored[:1])["test"]["mse"] == {"mean": 1.0, "deviation": 0.0}
-
-
-def test_scores_whose_squares_overflow_have_a_spread_too(backbone):
-    results, _ = together(backbone, [{}, {"seed": 1}], TABLE | {"epochs": 1})
-    scored = [
-        replace(result, scores={"test": {"perplexity": score}})
-        for result, score in zip(results, (1.0, 1e300), strict=True)
-    ]
-    assert spread(scored)["test"]["perplexity"]["deviation"] == math.inf
 
 
 def test_prompts_trained_side_by_side_on_int8_say_so(tmp_path):

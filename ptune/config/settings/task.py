@@ -30,6 +30,9 @@ class TaskSettings(BaseModel):
         "States that a trained head sees; auto: as the backbone was trained, else the first token "
         "of an encoder and the last one of a decoder.",
     )
+    head_dropout: float = _setting(
+        0.0, "Dropout on the states that a trained head sees.", low=0.0, high=0.9
+    )
     template: str | None = _setting(
         None, "Layout of a row, e.g. {soft:20}{text} Label : {label}; null: made from the columns."
     )

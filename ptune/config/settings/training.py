@@ -73,6 +73,16 @@ class TrainingSettings(BaseModel):
     metric: Metric | None = _setting(
         None, "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem."
     )
+    protocol: Literal["strict", "paper"] = _setting(
+        "strict",
+        "What is reported: the score of the test rows, looked at once; or, as papers do, the best "
+        "one of all evaluations on the validation rows.",
+    )
+    preset: str | None = _setting(
+        None,
+        "Settings of a paper's run, by name; other keys of the recipe go before.",
+        allowed="a name that `ptune presets` lists",
+    )
     seed: int = _setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)
     evaluation_batch_size: int = _setting(32, "Rows that are evaluated at once.", low=1)
     save_every: int | None = _setting(
