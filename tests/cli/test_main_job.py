@@ -263,8 +263,9 @@ def test_inspect_needs_no_backbone_for_the_rest(trained, ptune):
 
 
 def test_presets_are_listed_with_their_source(ptune):
-    done = ptune("presets", "--json")
-    listed = json.loads(done.stdout)
+    code, said, _ = ptune("presets", "--json")
+    listed = json.loads(said)
+    assert code == 0
     assert {one["name"] for one in listed} >= {"p-tuning-v2/rte-roberta-large"}
     assert all(one["source"] and one["differs"] and one["settings"] for one in listed)
-    assert "arXiv:2110.07602" in ptune("presets").stdout
+    assert "arXiv:2110.07602" in ptune("presets")[1]
