@@ -26,6 +26,7 @@ from ptune.tasks import Prediction
 from ptune.training import Result
 from ptune.training.schedule import Plan
 from ptune.training.scores import spread
+from ptune.training.sharing import SHARED, SharedResult
 
 # Scores that are shares of 1 and are shown in percent.
 SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match"})
@@ -159,6 +160,20 @@ def show_replicas(
             markup=False,
             soft_wrap=True,
         )
+
+
+def show_shared(result: SharedResult, output: Path) -> None:
+    """A table a set, and where the prompts lie."""
+    for name, one in result.results.items():
+        if one.scores:
+            show_scores({f"{name}, {split}": scores for split, scores in one.scores.items()})
+    console.print(
+        f"{result.steps} steps in {result.seconds:.1f} s. The prompts are in {output}/*/prompt; "
+        f"{output}/{SHARED}/prompt is the one that all sets share.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 # Settings of a preset that differ from run to run.

@@ -59,7 +59,17 @@ def build_prompt(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         head = task.head(backbone.geometry.hidden)
+    _start_head(head, start, recipe, task)
     return TrainablePrompt(shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head)
+
+
+def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task) -> None:
+    """A prompt to start from gives its head, too, where that answers the same question."""
+    given = start.prompt
+    if head is None or given is None:
+        return
+    if given.head and given.task == recipe.task and given.labels == task.labels:
+        head.load_state_dict(dict(given.head))
 
 
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:

@@ -173,7 +173,7 @@ def _folders(
             "its own."
         )
     for name in chosen:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise ConfigError(f'names: "{name}" cannot be the name of a folder. Choose another.')
     return [None] * count if output is None else [Path(output) / name for name in chosen]
 
