@@ -1,4 +1,4 @@
-"""Verbs that make a prompt, or measure how: `demo`, `train`, `share`, `bench`, and their settings."""
+"""Verbs that make a prompt or measure how: `demo`, `train`, `share`, `bench`; their settings."""
 
 import os
 from pathlib import Path

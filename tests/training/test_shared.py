@@ -225,15 +225,15 @@ def test_a_prompt_of_other_labels_gives_no_head(backbone, files, tmp_path):
         (
             {"lr": 0.5},
             (
-                "lr is 0.01 in a and 0.5 in b: sets that share a prompt are trained in one run. Give "
-                "both the same lr."
+                "lr is 0.01 in a and 0.5 in b: sets that share a prompt are trained in one run. "
+                "Give both the same lr."
             ),
         ),
         (
             {"prompt_length": 4},
             (
-                "prompt_length is 3 in a and 4 in b: sets that share a prompt are trained in one run. "
-                "Give both the same prompt_length."
+                "prompt_length is 3 in a and 4 in b: sets that share a prompt are trained in one "
+                "run. Give both the same prompt_length."
             ),
         ),
     ],
