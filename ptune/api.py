@@ -19,9 +19,10 @@ from torch import nn
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
-from ptune.data import Rows, answers_of, load_rows
+from ptune.data import Rows, answers_of, load_rows, sift
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
+from ptune.layout import check_texts
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Prediction, Task, TaskOptions, make_task
 from ptune.template import Template
@@ -42,10 +43,18 @@ class Backbone(backbones.Backbone):
         return predict(self, prompt, rows, batch_size=batch_size, force=force)
 
     def evaluate(
-        self, rows: Inputs, prompt: SoftPrompt, *, batch_size: int = 32, force: bool = False
+        self,
+        rows: Inputs,
+        prompt: SoftPrompt,
+        *,
+        batch_size: int = 32,
+        force: bool = False,
+        skip_bad_rows: bool = False,
     ) -> Evaluation:
         """How good the prompt is on labelled rows; see `ptune.evaluate`."""
-        return evaluate(self, prompt, rows, batch_size=batch_size, force=force)
+        return evaluate(
+            self, prompt, rows, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
+        )
 
 
 class Ready(NamedTuple):
@@ -92,6 +101,7 @@ def evaluate(
     *,
     batch_size: int = 32,
     force: bool = False,
+    skip_bad_rows: bool = False,
 ) -> Evaluation:
     """Score a prompt on labelled rows.
 
@@ -99,6 +109,8 @@ def evaluate(
         rows: a file, `hub:name`, or rows; with the label column that the prompt was trained with.
         batch_size: rows at once.
         force: accept a backbone that the prompt was not trained with.
+        skip_bad_rows: leave rows out that cannot be used, and say so on the package's log; else
+            the first one is refused.
     Returns:
         Loss, perplexity (of words) and the task's scores, and each row's prediction.
     Raises:
@@ -108,8 +120,16 @@ def evaluate(
     found = _rows(prompt, rows)
     column = str(prompt.settings.get("label_column", "label"))
     kind = kind_of(prompt.task, str(prompt.settings.get("problem", "single-label")))
+
+    def check(some: Rows) -> None:
+        _check_known(some, answers_of(some, column, kind), prompt.labels)
+        if skip_bad_rows:  # else said where each is used
+            check_texts(some, Template.parse(prompt.template).fields)
+
+    found, notes = sift(found, check, skip=skip_bad_rows)
+    for note in notes:
+        log.warning("%s", note)
     answers = answers_of(found, column, kind)
-    _check_known(found, answers, prompt.labels)
     examples = _told_cut(ready.task.examples(found, answers))
     return evaluate_examples(*ready, examples, batch_size=batch_size)
 

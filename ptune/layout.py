@@ -17,7 +17,7 @@ tokens, anchors and the room of the label are never touched.
 Knows strings and ids; no tensor, no model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -176,7 +176,7 @@ class Layout:
         return rendered
 
     def _spell_column(self, place: _Value, rows: Sequence[Mapping[str, object]]) -> list[Ids]:
-        texts = [_text(rows, index, place.field.name) for index in range(len(rows))]
+        texts = [text_of(rows, index, place.field.name) for index in range(len(rows))]
         return self._speller.spell(
             [place.lead + text for text in texts], opens=place.opens, plain=True
         )
@@ -364,8 +364,12 @@ def _count_shared(pieces: Sequence[_Piece]) -> int:
     return shared
 
 
-def _text(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
-    """Return a value of a row as text."""
+def text_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
+    """Return a value of a row as text.
+
+    Raises:
+        DataError: it is missing or is not text; names the row and the column.
+    """
     row = rows[index]
     value = row.get(name)
     if isinstance(value, str) and value.isascii():
@@ -386,6 +390,17 @@ def _text(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     text = str(value)
     _check_unicode(text, where)
     return text
+
+
+def check_texts(rows: Sequence[Mapping[str, object]], fields: Iterable[str]) -> None:
+    """Look at every value that a template asks for.
+
+    Raises:
+        DataError: one is missing or is not text; names the row and the column.
+    """
+    for name in fields:
+        for index in range(len(rows)):
+            text_of(rows, index, name)
 
 
 def _check_unicode(text: str, where: str) -> None:

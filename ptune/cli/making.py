@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptune.cli.app import JsonOption, app, print_json
+from ptune.cli.app import JsonOption, SkipOption, app, print_json
 from ptune.errors import PtuneError
 
 
@@ -44,6 +44,7 @@ def train(
         str | None,
         typer.Option("--seeds", help="Train these seeds side by side, e.g. 0-7 or 0,3,5."),
     ] = None,
+    skip_bad_rows: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one prompt and write it, its checkpoints and its log to the recipe's output folder.
@@ -55,7 +56,9 @@ def train(
     """
     from ptune.config import Recipe
 
-    chosen = Recipe.load(recipe, overrides or [])  # mistakes first, before torch is imported
+    skipping = ["bad_rows=skip"] if skip_bad_rows else []
+    # Mistakes first, before torch is imported.
+    chosen = Recipe.load(recipe, [*(overrides or []), *skipping])
     if seeds is not None:
         _train_seeds(chosen, seeds, resume=resume, as_json=as_json)
         return

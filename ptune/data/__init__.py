@@ -2,7 +2,7 @@
 
     train.csv  ->  Rows  ->  check_labels  ->  split_rows / few_shot  ->  Rows
     hub:name       rows.py   labels.py         draw.py
-    files.py, hub.py
+    files.py, hub.py                        bad rows: sift.py
 
 Every mistake in the data is one sentence that names the file, the line and what to do.
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
@@ -18,9 +18,11 @@ from ptune.data.labels import (
     numbers_of,
 )
 from ptune.data.rows import Rows
+from ptune.data.sift import Kept, sift
 from ptune.data.source import load_rows
 
 __all__ = [
+    "Kept",
     "Labels",
     "Rows",
     "Split",
@@ -33,5 +35,6 @@ __all__ = [
     "labels_of",
     "load_rows",
     "numbers_of",
+    "sift",
     "split_rows",
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ptune.config import Recipe, kind_of
 from ptune.data import (
+    Kept,
     Rows,
     answers_of,
     check_labels,
@@ -22,9 +23,11 @@ from ptune.data import (
     few_shot,
     few_shot_split,
     load_rows,
+    sift,
     split_rows,
 )
 from ptune.errors import ConfigError, TemplateError
+from ptune.layout import check_texts
 from ptune.tasks import Answer
 from ptune.template import Template
 
@@ -64,12 +67,16 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     Raises:
         ConfigError, DataError, TemplateError: something does not fit; the message names the file.
     """
-    rows = _load(recipe, sources.train)
+    rows, told = _load(recipe, sources.train)
     hold_out = sources.validation is None and recipe.validation_share > 0
     rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
     if sources.validation is not None:
-        validation = _load(recipe, sources.validation)
-    test = None if sources.test is None else _load(recipe, sources.test)
+        validation, more = _load(recipe, sources.validation)
+        told += more
+    test = None
+    if sources.test is not None:
+        test, more = _load(recipe, sources.test)
+        told += more
     others = [other for other in (validation, test) if other is not None]
     labels: tuple[str, ...] = ()
     if recipe.problem == "regression" or recipe.answer == "text":
@@ -82,7 +89,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     template = Template.parse(recipe.template or default_template(recipe, rows))
     for part in (rows, *others):
         _check_columns(template, part)
-    return RunRows(template, rows, validation, test, labels, notes)
+    return RunRows(template, rows, validation, test, labels, told + notes)
 
 
 def _drawn(
@@ -109,8 +116,18 @@ def _check_columns(template: Template, rows: Rows) -> None:
         raise TemplateError(f"{rows.source}: {error}") from None
 
 
-def _load(recipe: Recipe, source: Source) -> Rows:
-    return load_rows(source).with_fields(recipe.columns)
+def _load(recipe: Recipe, source: Source) -> Kept:
+    """The rows of a source; those that cannot be used are left out where the recipe says so."""
+    rows = load_rows(source).with_fields(recipe.columns)
+    if recipe.bad_rows == "refuse":  # said where each is used
+        return Kept(rows, ())
+    template = Template.parse(recipe.template or default_template(recipe, rows))
+
+    def check(some: Rows) -> None:
+        answers_in(recipe, some)
+        check_texts(some, template.fields)
+
+    return sift(rows, check, skip=True)
 
 
 def default_template(recipe: Recipe, rows: Rows) -> str:

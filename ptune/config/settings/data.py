@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 from pydantic import BaseModel, field_validator
 
@@ -25,6 +26,9 @@ class DataSettings(BaseModel):
     columns: dict[str, str] = _setting({}, "Template field to column, where the names differ.")
     labels: tuple[str, ...] | None = _setting(
         None, "Labels in their order; null: found in train, sorted."
+    )
+    bad_rows: Literal["refuse", "skip"] = _setting(
+        "refuse", "A row that cannot be used stops the run, or is left out, counted and listed."
     )
     verbalizer: dict[str, tuple[str, ...]] = _setting(
         {},
