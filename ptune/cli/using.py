@@ -96,7 +96,9 @@ def predict(
     rows: Any = texts if input_ is None else input_
     predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
     lines = [
-        json.dumps({"answer": p.answer, "probabilities": p.probabilities}, ensure_ascii=False)
+        json.dumps(
+            {"answer": p.answer, "probabilities": p.probabilities, **p.more}, ensure_ascii=False
+        )
         for p in predictions
     ]
     if output is not None:

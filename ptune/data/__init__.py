@@ -2,7 +2,7 @@
 
     train.csv  ->  Rows  ->  check_labels  ->  split_rows / few_shot  ->  Rows
     hub:name       rows.py   labels.py         draw.py
-    files.py, hub.py                        bad rows: sift.py
+    files.py, conll.py, hub.py   tags.py    bad rows: sift.py
 
 Every mistake in the data is one sentence that names the file, the line and what to do.
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
@@ -12,22 +12,27 @@ from ptune.data.draw import Split, draw_rows, few_shot, few_shot_split, split_ro
 from ptune.data.labels import (
     Labels,
     answers_of,
+    check_known,
     check_labels,
     label_lists_of,
     labels_of,
     numbers_of,
 )
 from ptune.data.rows import Rows
-from ptune.data.sift import Kept, sift
+from ptune.data.sift import Check, Kept, sift
 from ptune.data.source import load_rows
+from ptune.data.tags import check_tags, scheme_in, tags_of
 
 __all__ = [
+    "Check",
     "Kept",
     "Labels",
     "Rows",
     "Split",
     "answers_of",
+    "check_known",
     "check_labels",
+    "check_tags",
     "draw_rows",
     "few_shot",
     "few_shot_split",
@@ -35,6 +40,8 @@ __all__ = [
     "labels_of",
     "load_rows",
     "numbers_of",
+    "scheme_in",
     "sift",
     "split_rows",
+    "tags_of",
 ]

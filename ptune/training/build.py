@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ptune.backbone import Backbone
-from ptune.config import Recipe
+from ptune.config import TRAINED_HEAD, Recipe
 from ptune.encoders import (
     EmbeddingEncoder,
     Encoder,
@@ -74,15 +74,16 @@ def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task
 
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
-    read = recipe.task == "sequence-classification" and backbone.geometry.causal
-    if read and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
+    read = recipe.task in TRAINED_HEAD and backbone.geometry.causal
+    pools = read and recipe.task == "sequence-classification"
+    if pools and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
         raise ConfigError(
             "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
             "or mean."
         )
     if read and layout.ends_virtual:
         raise TemplateError(
-            f'template "{template.source}": task sequence-classification reads the tokens of the '
+            f'template "{template.source}": task {recipe.task} reads the tokens of the '
             "row, and in a decoder they do not see what stands behind them, so the virtual tokens "
             "at the end would never be trained. Put them before the text."
         )

@@ -15,21 +15,25 @@ from pathlib import Path
 
 from ptune.config import Recipe, kind_of
 from ptune.data import (
+    Check,
     Kept,
     Rows,
     answers_of,
+    check_known,
     check_labels,
+    check_tags,
     draw_rows,
     few_shot,
     few_shot_split,
     load_rows,
+    scheme_in,
     sift,
     split_rows,
 )
 from ptune.errors import ConfigError, TemplateError
-from ptune.layout import check_texts
 from ptune.tasks import Answer
 from ptune.template import Template
+from ptune.values import WORDS_FIELD, check_texts
 
 Source = str | Path | Sequence[Mapping[str, object]] | Rows
 
@@ -67,28 +71,33 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     Raises:
         ConfigError, DataError, TemplateError: something does not fit; the message names the file.
     """
-    rows, told = _load(recipe, sources.train)
+    first = _read(recipe, sources.train)
+    check = _check_of(recipe, first)
+    rows, told = _kept(recipe, first, check)
     hold_out = sources.validation is None and recipe.validation_share > 0
     rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
     if sources.validation is not None:
-        validation, more = _load(recipe, sources.validation)
+        validation, more = _kept(recipe, _read(recipe, sources.validation), check)
         told += more
     test = None
     if sources.test is not None:
-        test, more = _load(recipe, sources.test)
+        test, more = _kept(recipe, _read(recipe, sources.test), check)
         told += more
-    others = [other for other in (validation, test) if other is not None]
     labels: tuple[str, ...] = ()
     if recipe.problem == "regression" or recipe.answer == "text":
-        for part in (rows, *others):
-            answers_in(recipe, part)
+        for part in (rows, validation, test):
+            if part is not None:
+                answers_in(recipe, part)
     else:
-        multi = recipe.problem == "multi-label"
-        found = check_labels(rows, others, recipe.label_column, labels=recipe.labels, multi=multi)
+        found = check_labels(rows, (), recipe.label_column, labels=recipe.labels, **_form(recipe))
         labels, notes = found.names, notes + found.notes
+        validation, more = _with_known(recipe, rows, validation, labels)
+        test, last = _with_known(recipe, rows, test, labels)
+        notes += more + last
     template = Template.parse(recipe.template or default_template(recipe, rows))
-    for part in (rows, *others):
-        _check_columns(template, part)
+    for part in (rows, validation, test):
+        if part is not None:
+            _check_columns(template, part)
     return RunRows(template, rows, validation, test, labels, told + notes)
 
 
@@ -105,7 +114,8 @@ def _drawn(
         rows = draw_rows(rows, recipe.max_rows, seed)
     if not hold_out:
         return rows, None, ()
-    labelled = recipe.problem == "single-label" and recipe.answer == "label"
+    one = kind_of(recipe.task, recipe.problem) == "single-label"
+    labelled = one and recipe.answer == "label"
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
 
@@ -116,22 +126,67 @@ def _check_columns(template: Template, rows: Rows) -> None:
         raise TemplateError(f"{rows.source}: {error}") from None
 
 
-def _load(recipe: Recipe, source: Source) -> Kept:
-    """The rows of a source; those that cannot be used are left out where the recipe says so."""
-    rows = load_rows(source).with_fields(recipe.columns)
-    if recipe.bad_rows == "refuse":  # said where each is used
-        return Kept(rows, ())
-    template = Template.parse(recipe.template or default_template(recipe, rows))
+def _read(recipe: Recipe, source: Source) -> Rows:
+    return load_rows(source).with_fields(recipe.columns)
+
+
+def _form(recipe: Recipe) -> dict[str, bool]:
+    """How many labels a row has, as `ptune.data.check_labels` asks for it."""
+    return {
+        "multi": recipe.problem == "multi-label",
+        "tagged": recipe.task == "token-classification",
+    }
+
+
+def _check_of(recipe: Recipe, rows: Rows) -> Check:
+    """What makes a row bad.
+
+    Args:
+        rows: all that there is to train on, which say how their tags are written.
+    """
+    tagged = recipe.task == "token-classification"
+    scheme: str = recipe.scheme
+    if tagged and scheme == "auto":
+        scheme = scheme_in(rows, recipe.label_column)
 
     def check(some: Rows) -> None:
         answers_in(recipe, some)
-        check_texts(some, template.fields)
+        if tagged:
+            check_tags(some, recipe.label_column, scheme)
+        template = Template.parse(recipe.template or default_template(recipe, rows))
+        check_texts(some, [n for n in template.fields if not (tagged and n == WORDS_FIELD)])
 
-    return sift(rows, check, skip=True)
+    return check
+
+
+def _kept(recipe: Recipe, rows: Rows, check: Check) -> Kept:
+    """Rows without the bad ones, where the recipe says so."""
+    skip = recipe.bad_rows == "skip"
+    if not skip and recipe.task != "token-classification":  # said where each row is used
+        return Kept(rows, ())
+    return sift(rows, check, skip=skip)
+
+
+def _with_known(
+    recipe: Recipe, train: Rows, rows: Rows | None, labels: tuple[str, ...]
+) -> tuple[Rows | None, tuple[str, ...]]:
+    """Rows whose labels are known; others are refused, or left out where the recipe says so."""
+    if rows is None:
+        return None, ()
+    given = recipe.labels is not None
+    unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
+
+    def check(some: Rows) -> None:
+        check_known(some, recipe.label_column, labels, unknown, **_form(recipe))
+
+    return sift(rows, check, skip=recipe.bad_rows == "skip")
 
 
 def default_template(recipe: Recipe, rows: Rows) -> str:
     """The template where the recipe has none: virtual tokens, the one text column, the label."""
+    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+    if recipe.task == "token-classification":
+        return f"{soft}{{{WORDS_FIELD}}}"
     fields = [column for column in rows.columns if column != recipe.label_column]
     if not fields:
         raise ConfigError(
@@ -143,7 +198,6 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
             f"template is missing, and {rows.source} has several columns to choose from: "
             f'{", ".join(fields)}. Say how a row looks, e.g. template="{{soft:20}}{{{fields[0]}}}".'
         )
-    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
     label = " Label : {label}" if recipe.task == "causal-lm" else ""
     return f"{soft}{{{fields[0]}}}{label}"
 

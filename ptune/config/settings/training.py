@@ -15,7 +15,17 @@ ENCODER_LR = 1e-3
 HEAD_LR = 5e-3
 
 Metric = Literal[
-    "accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "mse", "loss", "perplexity"
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "f1",
+    "precision",
+    "recall",
+    "pearson",
+    "spearman",
+    "mse",
+    "loss",
+    "perplexity",
 ]
 
 
@@ -71,7 +81,9 @@ class TrainingSettings(BaseModel):
         None, "Stop after so many evaluations without a better score; null: never.", low=1
     )
     metric: Metric | None = _setting(
-        None, "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem."
+        None,
+        "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem; f1 of "
+        "entities.",
     )
     protocol: Literal["strict", "paper"] = _setting(
         "strict",
