@@ -64,7 +64,7 @@ def fault(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
     """
     if scheme == "plain":
         return None
-    before = OUTSIDE
+    before = ""
     for at, tag in enumerate(tags):
         reason = _unknown(tag, scheme) or _misplaced(before, tag, scheme)
         if reason:
@@ -86,12 +86,11 @@ def _unknown(tag: str, scheme: str) -> str:
 def _misplaced(before: str, tag: str, scheme: str) -> str:
     """Why a tag cannot stand behind another one."""
     opened = before[:2] in ("B-", "I-")
+    stands = f"stands behind {before}" if before else "is the first of its sentence"
     if scheme == "iob1":
         return ""
     if tag[:2] in ("I-", "E-") and not (opened and before[2:] == tag[2:]):
-        return (
-            f"tag {tag} stands behind {before}, and in {scheme} an entity begins with B-{tag[2:]}"
-        )
+        return f"tag {tag} {stands}, and in {scheme} an entity begins with B-{tag[2:]}"
     if scheme == "bioes" and opened and tag[:2] not in ("I-", "E-"):
         return f"tag {tag} stands behind {before}, and in bioes an entity ends with E- or S-"
     return ""

@@ -23,15 +23,20 @@ def test_the_recipes_are_there():
         "sst2_encoder",
         "trec_words",
         "twitter_complaints",
+        "wnut17_entities",
         "your_csv",
     }
+
+
+def tagged(recipe: Recipe) -> bool:
+    return recipe.task == "token-classification"
 
 
 @each
 def test_a_recipe_loads_and_its_template_fits_its_task(path):
     recipe = Recipe.load(path)
     template = Template.parse(recipe.template)
-    assert template.fields == ("text",)
+    assert template.fields == (("tokens",) if tagged(recipe) else ("text",))
     assert template.has_label == (recipe.task == "causal-lm")
     shallow = recipe.method != "p-tuning-v2"
     assert ("{soft" in recipe.template) == shallow
@@ -61,6 +66,8 @@ def test_a_recipe_writes_to_a_folder_of_its_own(path):
 
 
 def labels_of(recipe: Recipe) -> list[str]:
+    if tagged(recipe):
+        return ["B-person", "I-person", "O"]
     return list(recipe.labels or recipe.verbalizer or ("science", "history"))
 
 
@@ -71,14 +78,22 @@ def write_rows(path: Path, labels: list[str], count: int) -> None:
         table.writerows((f"message number {i}", labels[i % len(labels)]) for i in range(count))
 
 
+def write_sentences(path: Path, tags: list[str], count: int) -> None:
+    sentence = "".join(f"word{at} {tag}\n" for at, tag in enumerate(tags))
+    path.write_text(f"{sentence}\n" * count, encoding="utf-8")
+
+
 @each
 def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
     from ptune.training import train_recipe
 
-    labels = labels_of(Recipe.load(path))
-    for name in ("train", "test"):
-        write_rows(tmp_path / f"{name}.csv", labels, 5 * len(labels))
-    changes = [f"{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    recipe = Recipe.load(path)
+    labels = labels_of(recipe)
+    write, suffix = (write_sentences, "conll") if tagged(recipe) else (write_rows, "csv")
+    names = [name for name in ("train", "validation", "test") if getattr(recipe, name) is not None]
+    for name in names:
+        write(tmp_path / f"{name}.{suffix}", labels, 5 * len(labels))
+    changes = [f"{name}={tmp_path / name}.{suffix}" for name in names]
     changes += [f"output={tmp_path / 'out'}", "backbone=ptune-tiny", "max_steps=1"]
     result = train_recipe(Recipe.load(path, changes))
     assert result.steps == 1

@@ -167,7 +167,7 @@ class TokenClassification:
         truth = [_tags(example.answer) for example in examples]
         found = rules.scores(truth, [_tags(p.answer) for p in predictions], self.scheme)
         cut = sum(len(words) - len(known) for words, known, _ in _targets(examples))
-        return {**found, "words_cut": float(cut)} if cut else found
+        return {**found, "words_unread": float(cut)} if cut else found
 
 
 def _targets(examples: Sequence[Example]) -> list[Target]:
