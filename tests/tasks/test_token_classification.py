@@ -31,7 +31,7 @@ ANSWERS = [tuple(row["label"]) for row in ROWS]
 
 SHORT = {"task": "token-classification", "batch_size": 2, "epochs": 3, "validation_share": 0.25}
 DEEP = SHORT | {"method": "p-tuning-v2", "prompt_length": 3, "template": "{tokens}"}
-SHALLOW = SHORT | {"method": "p-tuning", "encoder": "mlp", "template": "{soft:2}{tokens}{soft:1}"}
+SHALLOW = SHORT | {"method": "p-tuning", "encoder": "mlp", "template": "{soft:2}{tokens}"}
 TABLE = SHORT | {"method": "prompt-tuning", "template": "text : {soft:2}{tokens}"}
 METHODS = {"deep": DEEP, "shallow": SHALLOW, "table": TABLE}
 
@@ -265,7 +265,7 @@ def test_rows_with_unknown_tags_are_left_out_of_an_evaluation_where_the_user_say
     prompt = ptune.train(backbone, ROWS, **DEEP).prompt
     rows = [*ROWS[:2], {"tokens": ["a"], "label": ["B-Y"]}, {"tokens": ["a"], "label": ["O", "O"]}]
     with pytest.raises(DataError, match="row 3, word 1: label 'B-Y' is unknown to the prompt"):
-        backbone.evaluate(rows, prompt)
+        backbone.evaluate(rows[:3], prompt)
     with caplog.at_level(logging.WARNING, "ptune"):
         scores = backbone.evaluate(rows, prompt, skip_bad_rows=True).scores
     assert scores == backbone.evaluate(ROWS[:2], prompt).scores
