@@ -62,7 +62,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Token
     limit = options.limit(backbone)
     layout = template.bind(backbone.tokenizer, max_tokens=limit, words=WORDS_FIELD)
     scheme = rules.scheme_of(options.labels) if options.scheme == "auto" else options.scheme
-    return TokenClassification(layout, options.labels, scheme=scheme)
+    return TokenClassification(layout, options.labels, scheme=scheme, dropout=options.head_dropout)
 
 
 class TokenClassification:
@@ -75,6 +75,7 @@ class TokenClassification:
         layout: the template, bound to the tokenizer, with a field of words.
         labels: the tags.
         scheme: how they write entities, one of `ptune.tags.SCHEMES`.
+        dropout: of the head, 0 .. 0.9.
     """
 
     name = "token-classification"
@@ -82,14 +83,17 @@ class TokenClassification:
     generates = False
     room = 0
 
-    def __init__(self, layout: Layout, labels: Sequence[str], *, scheme: str) -> None:
+    def __init__(
+        self, layout: Layout, labels: Sequence[str], *, scheme: str, dropout: float = 0.0
+    ) -> None:
         self.layout = layout
         self.labels = tuple(labels)
         self.scheme = scheme
+        self.dropout = dropout
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head, one number a tag."""
-        return ClassificationHead(hidden, len(self.labels))
+        return ClassificationHead(hidden, len(self.labels), dropout=self.dropout)
 
     def question(self, example: Example) -> TokenSequence:
         """Never asked: this task does not generate."""
