@@ -38,15 +38,16 @@ def test_words_are_tagged_from_a_file_to_a_prediction(ptune, files, tmp_path):
     assert code == 0, said
     assert "test, person" in out
     prompt = files / "tags" / "prompt"
-    code, out, _ = ptune("evaluate", prompt, "--data", files / "train.conll", "--json")
+    on = ("--backbone", files / "backbone")
+    code, out, said = ptune("evaluate", prompt, "--data", files / "train.conll", "--json", *on)
+    assert code == 0, said
     scores = json.loads(out)
-    assert code == 0
     assert {"f1", "person/f1", "thing/recall"} <= scores.keys()
     assert scores["f1"] == 1.0  # six words, each with one tag
-    code, out, _ = ptune("predict", prompt, "my parcel thank you", "late Ann Lee")
+    code, out, _ = ptune("predict", prompt, "my parcel thank you", "late Ann Lee", *on)
     assert out.splitlines() == ["my [thing parcel] thank you", "late [person Ann Lee]"]
     to = tmp_path / "said.jsonl"
-    code, out, _ = ptune("predict", prompt, "--input", files / "words.conll", "--output", to)
+    code, out, _ = ptune("predict", prompt, "--input", files / "words.conll", "--output", to, *on)
     first, second = map(json.loads, to.read_text().splitlines())
     assert code == 0
     assert first["answer"] == ["B-person", "I-person"]
@@ -58,11 +59,11 @@ def test_words_are_tagged_from_a_file_to_a_prediction(ptune, files, tmp_path):
 
 def test_a_mistake_in_a_file_is_one_sentence_with_its_line(ptune, files, tmp_path):
     bad = tmp_path / "bad.conll"
-    bad.write_text(TEXT + "late I-person\n")
+    bad.write_text(TEXT * 4 + "late I-person\n")
     code, _, said = ptune("train", files / "tags.yaml", f"train={bad}")
     assert code == 1
     assert said.startswith(
-        f"ptune: {bad}, line 12 ('late'): tag I-person is the first of its sentence, and in bio"
+        f"ptune: {bad}, line 45 ('late'): tag I-person is the first of its sentence, and in bio"
     )
     assert said.count("\n") == 1
     code, _, said = ptune(
