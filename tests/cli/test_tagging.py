@@ -7,8 +7,8 @@ import pytest
 TEXT = """my O
 parcel B-thing
 
-Ann B-person
-Lee I-person
+film B-person
+one I-person
 is O
 late O
 
@@ -21,13 +21,13 @@ you O
 @pytest.fixture(scope="module")
 def files(place):
     (place / "train.conll").write_text(TEXT * 4)
-    (place / "words.conll").write_text("Ann\nLee\n\nmy\n")
+    (place / "words.conll").write_text("film\none\n\nmy\n")
     (place / "tags.yaml").write_text(
         f"backbone: {place}/backbone\n"
         f"train: {place}/train.conll\n"
         f"test: {place}/train.conll\n"
         "task: token-classification\n"
-        "method: p-tuning-v2\nprompt_length: 2\nbatch_size: 4\nepochs: 20\n"
+        "method: p-tuning-v2\nprompt_length: 2\nbatch_size: 4\nepochs: 30\n"
         f"output: {place}/tags\n"
     )
     return place
@@ -44,14 +44,14 @@ def test_words_are_tagged_from_a_file_to_a_prediction(ptune, files, tmp_path):
     scores = json.loads(out)
     assert {"f1", "person/f1", "thing/recall"} <= scores.keys()
     assert scores["f1"] == 1.0  # six words, each with one tag
-    code, out, _ = ptune("predict", prompt, "my parcel thank you", "late Ann Lee", *on)
-    assert out.splitlines() == ["my [thing parcel] thank you", "late [person Ann Lee]"]
+    code, out, _ = ptune("predict", prompt, "my parcel thank you", "late film one", *on)
+    assert out.splitlines() == ["my [thing parcel] thank you", "late [person film one]"]
     to = tmp_path / "said.jsonl"
     code, out, _ = ptune("predict", prompt, "--input", files / "words.conll", "--output", to, *on)
     first, second = map(json.loads, to.read_text().splitlines())
     assert code == 0
     assert first["answer"] == ["B-person", "I-person"]
-    assert first["entities"] == [{"type": "person", "start": 0, "stop": 2, "text": "Ann Lee"}]
+    assert first["entities"] == [{"type": "person", "start": 0, "stop": 2, "text": "film one"}]
     assert (second["answer"], second["words"], second["entities"]) == (["O"], ["my"], [])
     code, out, _ = ptune("inspect", prompt, "--nearest", "0")
     assert "token-classification" in out
