@@ -26,7 +26,7 @@ def files(place):
         f"backbone: {place}/backbone\n"
         f"train: {place}/train.conll\n"
         f"test: {place}/train.conll\n"
-        "task: token-classification\n"
+        "task: token-classification\nvalidation_share: 0\n"
         "method: p-tuning-v2\nprompt_length: 2\nbatch_size: 4\nepochs: 30\n"
         f"output: {place}/tags\n"
     )
