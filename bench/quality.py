@@ -98,6 +98,7 @@ class Task:
         test: its file that is scored once.
         template: without virtual tokens.
         rows: how many training rows are drawn by seed; None takes all.
+        test_rows: how many test rows are drawn, the same for every seed; None takes all.
         words: label -> word that says it; empty where labels are taken as they are.
         grid_seeds: splits on which learning rates of baselines are tried.
         chosen_on: rows that the best epoch is chosen on, where they are no part of `train`.
@@ -108,6 +109,7 @@ class Task:
     test: str
     template: str
     rows: int | None = None
+    test_rows: int | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     grid_seeds: int = 1
     chosen_on: str | None = None
@@ -125,8 +127,9 @@ class Task:
         if count is not None and count < len(rows):
             rows = draw_rows(rows, count, recipe.seed)
         test = self.read(self.test, args.data) if tested else None
-        if test is not None and args.test_rows is not None:
-            test = draw_rows(test, args.test_rows, 0)
+        count = args.test_rows or self.test_rows
+        if test is not None and count is not None:
+            test = draw_rows(test, count, 0)
         if not recipe.validation_share:
             return Data(rows, None, test)
         split = split_rows(rows, recipe.validation_share, recipe.seed, "label")
@@ -333,7 +336,7 @@ class Session:
             asked = {setting: asked[setting] for setting in _BUDGET}
         key = {"bench": self.benchmark.name, "kind": kind, "task": task.name, "method": name,
                "seed": recipe.seed, "rows": self.args.rows or task.rows, "row": task.template,
-               "test_rows": self.args.test_rows, "asked": asked}  # fmt: skip
+               "test_rows": self.args.test_rows or task.test_rows, "asked": asked}  # fmt: skip
         return key if kind == "run" else {**key, "lr": lr}
 
     def _line(self, recipe: Recipe, outcome: Outcome, task: Task) -> Line:
@@ -369,7 +372,7 @@ class Session:
 
 
 # The scores in a table: of rows, or of entities.
-SHOWN = (("accuracy", "macro_f1"), ("f1", "precision", "recall"))
+SHOWN = (("accuracy", "macro_f1"), ("f1", "precision", "recall"), ("exact_match", "f1"))
 
 
 def table(lines: Sequence[Line], part: str | None = None) -> str:
@@ -428,11 +431,12 @@ def _note(runs: Sequence[Line]) -> str:
     chosen = one.get("chosen_on") or chosen
     rows = "all" if one["rows"] is None else f"{one['rows']:,} by seed"
     tested = "all" if one["test_rows"] is None else f"{one['test_rows']:,} of the"
+    chosen = f"the best epoch chosen on {chosen}" if any(shares) else "the last step scored"
     return settings_line(
         runs,
         f"{one['task']} with {one['model']}, training rows: {rows}",
         f"{tested} test rows, scored once a run",
-        f"epochs {_or(epochs)}, batch {_or(batches)}, the best epoch chosen on {chosen}",
+        f"epochs {_or(epochs)}, batch {_or(batches)}, {chosen}",
         f"{', '.join(shown)} and {last} in percent, mean ± standard deviation over the seeds",
     )
 

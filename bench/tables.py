@@ -63,6 +63,7 @@ MAKERS: Mapping[str, Maker] = {
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "quality_tagging": _by_task,
+    "quality_qa": _by_task,
     "replicas": partial(_by_shape, "replicas"),
     "step_profile": partial(_whole, "step_profile"),
     "upper_layers": partial(_whole, "upper_layers"),

@@ -29,7 +29,10 @@ from ptune.training.scores import spread
 from ptune.training.sharing import SHARED, SharedResult
 
 # Scores that are shares of 1 and are shown in percent.
-SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"})
+SHARES = frozenset(
+    {"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"}
+    | {"answerable_f1", "answerable_exact_match", "unanswerable_accuracy", "best_f1"}
+)
 console = Console()
 
 
@@ -289,7 +292,7 @@ def prediction_line(prediction: Prediction) -> str:
     if "entities" in prediction.more:
         return marked_line(prediction.more["words"], prediction.more["entities"])
     if isinstance(answer, tuple):
-        return ", ".join(answer) or "(none)"
+        return ", ".join(map(str, answer)) or "(none)"
     if isinstance(answer, float):
         return f"{answer:.4g}"
     share = prediction.probabilities.get(answer)

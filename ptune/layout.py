@@ -26,8 +26,8 @@ from typing import TypeAlias
 
 from ptune.errors import TemplateError
 from ptune.parts import Anchor, Field, Label, Mask, Part, Separator, Soft, fault
-from ptune.spelling import Frame, Ids, Span, Spelled, Speller, Tokenizer, frame
-from ptune.values import text_of, words_of
+from ptune.spelling import Characters, Frame, Ids, Span, Spelled, Speller, Tokenizer, frame
+from ptune.values import shorten, text_of, words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Rendered:
         cut: field tokens that did not fit.
         words: of the field of words, offset of each word's first token; -1 where the word did not
             fit, or is written without a token.
+        fields: offsets at which the fields begin, in their order in the template.
     """
 
     ids: Ids
@@ -52,6 +53,7 @@ class Rendered:
     masks: tuple[int, ...]
     cut: int
     words: tuple[int, ...] = ()
+    fields: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +171,19 @@ class Layout:
         Raises:
             DataError: a value is missing or is not text; names the row and the column.
         """
-        columns = [self._spell_column(place, rows) for place in self._values]
-        by_row = zip(*columns, strict=True) if columns else [()] * len(rows)
-        rendered = [self._render(values) for values in by_row]
+        rendered = [self._shortened(values) for values in self.values(rows)]
         self.rows_cut += sum(row.cut > 0 for row in rendered)
         return rendered
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields, in their order in the template."""
+        return tuple(place.field.name for place in self._values)
+
+    def values(self, rows: Sequence[Mapping[str, object]]) -> list[tuple[Spelled, ...]]:
+        """Return each row's `fields` as ids, not cut. Raises: as `render`."""
+        columns = [self._spell_column(place, rows) for place in self._values]
+        return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
 
     def _spell_column(self, place: _Value, rows: Sequence[Mapping[str, object]]) -> list[Spelled]:
         if place.words:
@@ -185,12 +195,38 @@ class Layout:
         )
         return [Spelled(ids) for ids in spelled]
 
-    def _render(self, values: Sequence[Spelled]) -> Rendered:
+    def locate(
+        self, rows: Sequence[Mapping[str, object]], field: int
+    ) -> list[tuple[tuple[Characters, ...], str]]:
+        """Return which characters of a field's text each of its tokens stands for, and the text.
+
+        Raises:
+            ConfigError: the tokenizer does not know the characters of its tokens.
+        """
+        place = self._values[field]
+        texts = [text_of(rows, index, place.field.name) for index in range(len(rows))]
+        found = self._speller.locate(
+            [place.lead + text for text in texts], opens=place.opens, plain=True
+        )
+        before = len(place.lead)
+        return [
+            (tuple((max(0, a - before), max(0, b - before)) for a, b in characters), text)
+            for (_, characters), text in zip(found, texts, strict=True)
+        ]
+
+    def _shortened(self, values: Sequence[Spelled]) -> Rendered:
+        """A row in which every field is cut until all fit."""
         pairs = list(zip(values, self._values, strict=True))
         room = [len(value.ids[: place.field.limit]) for value, place in pairs]
         kept = shorten(room, self.field_tokens)
-        shown = [value.up_to(keep) for (value, _), keep in zip(pairs, kept, strict=True)]
-        left = iter(shown)
+        shown = [value.up_to(keep) for value, keep in zip(values, kept, strict=True)]
+        before, after = (sum(len(value.ids) for value in some) for some in (values, shown))
+        return self.assemble(shown, before - after)
+
+    def assemble(self, values: Sequence[Spelled], cut: int = 0) -> Rendered:
+        """Return the row that has these in its `fields`, `cut` tokens of which were left out."""
+        left = iter(values)
+        fields: list[int] = []
         ids: list[int] = []
         types: list[int] = []
         masks: list[int] = []
@@ -204,13 +240,14 @@ class Layout:
                     types += piece.span.types
                 case _Value():
                     value = next(left)
+                    fields.append(len(ids))
                     words += tuple(len(ids) + at if at >= 0 else -1 for at in value.words)
                     ids += value.ids
                     types += [piece.segment] * len(value.ids)
                 case _Answer():
                     label_at = len(ids)
-        cut = sum(len(value.ids) for value in values) - sum(len(value.ids) for value in shown)
-        return Rendered(tuple(ids), tuple(types), self.shared, label_at, tuple(masks), cut, words)
+        made = tuple(ids), tuple(types), self.shared, label_at, tuple(masks), cut, words
+        return Rendered(*made, tuple(fields))
 
     def _count_room(self, max_tokens: int, label_words: Sequence[str]) -> int:
         """Return what is left for the fields."""
@@ -227,22 +264,6 @@ class Layout:
                 f"more than max_tokens = {max_tokens}. Shorten the template or raise max_tokens."
             )
         return room
-
-
-def shorten(lengths: Sequence[int], room: int) -> list[int]:
-    """Return how much of each text is kept, so that all fit: the longest are cut first.
-
-    >>> shorten([5, 9, 2], 11)
-    [4, 5, 2]
-    >>> shorten([5, 9, 2], 100)
-    [5, 9, 2]
-    """
-    kept = list(lengths)
-    # From the shortest on, each may take an equal share of what the shorter ones left.
-    for done, at in enumerate(sorted(range(len(kept)), key=lengths.__getitem__)):
-        kept[at] = min(kept[at], room // (len(kept) - done))
-        room -= kept[at]
-    return kept
 
 
 class _Binding:

@@ -7,8 +7,11 @@ Also what a score has to be held against: the majority class.
 Knows labels and numbers, no model. scikit-learn takes a second to import: only a score pays for it.
 """
 
+import itertools
 import math
+import re
 import statistics
+import string
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -16,6 +19,8 @@ from ptune.errors import DataError, did_you_mean
 
 # The largest class may have so many times the rows of the smallest before it is worth a sentence.
 _BALANCED_RATIO = 3
+_PUNCTUATION = frozenset(string.punctuation)
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 
 def classification(
@@ -104,6 +109,99 @@ def regression(truth: Sequence[float], predicted: Sequence[float]) -> dict[str, 
         "pearson": _correlation(truth, predicted),
         "spearman": _correlation(_ranks(truth), _ranks(predicted)),
     }
+
+
+def extraction(truth: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, float]:
+    """Return exact match and F1 of answers that are parts of a text.
+
+    Both are those of SQuAD's official script (evaluate-v2.0, Rajpurkar et al. 2018): of texts in
+    lower case without punctuation, articles and further white space; the best over the right
+    answers of a row; the mean over rows. F1 is that of the bags of words. Where there are rows
+    without an answer, both are also given for the two kinds of rows alone.
+
+    The script of version 1.1 differs in one case: an answer of articles alone ("The") has no F1.
+
+    Args:
+        truth: the right answers of each row; none where the text does not hold any.
+        predicted: an empty text says that there is no answer.
+    Raises:
+        DataError: there are no rows, or the lengths differ.
+
+    >>> extraction([["the Seine", "Seine river"]], ["The Seine."])
+    {'f1': 1.0, 'exact_match': 1.0}
+    """
+    _check_pairs(truth, predicted)
+    answers = [_counted(own) for own in truth]
+    f1 = [max(word_f1(p, a) for a in own) for p, own in zip(predicted, answers, strict=True)]
+    exact = [
+        float(any(normalized(p) == normalized(a) for a in own))
+        for p, own in zip(predicted, answers, strict=True)
+    ]
+    scores = {"f1": statistics.fmean(f1), "exact_match": statistics.fmean(exact)}
+    held = [bool(own) for own in truth]
+    if all(held):
+        return scores
+    if any(held):
+        scores["answerable_f1"] = statistics.fmean(itertools.compress(f1, held))
+        scores["answerable_exact_match"] = statistics.fmean(itertools.compress(exact, held))
+    silent = [score for score, there in zip(exact, held, strict=True) if not there]
+    return scores | {"unanswerable_accuracy": statistics.fmean(silent)}
+
+
+def best_no_answer(
+    truth: Sequence[Sequence[str]], texts: Sequence[str], margins: Sequence[float]
+) -> dict[str, float]:
+    """Return the threshold for no answer with the best F1, and that F1.
+
+    As the official script finds it: rows by their margin, smallest first; each says its text in
+    place of nothing, and the best prefix is kept.
+
+    Args:
+        texts: what is said where the answer is not left empty.
+        margins: by how much no answer scores better; it is given above the threshold.
+
+    >>> best_no_answer([["Rome"], []], ["Rome", "Bonn"], [-2.0, 1.0])
+    {'best_f1': 1.0, 'best_no_answer': -2.0}
+    """
+    answers = [_counted(own) for own in truth]
+    best = total = float(sum(not own for own in truth))
+    threshold = min(margins) - 1.0  # all are left empty
+    for row in sorted(range(len(margins)), key=margins.__getitem__):
+        if truth[row]:
+            total += max(word_f1(texts[row], answer) for answer in answers[row])
+        elif texts[row]:
+            total -= 1
+        if total > best:
+            best, threshold = total, margins[row]
+    return {"best_f1": best / len(margins), "best_no_answer": threshold}
+
+
+def normalized(answer: str) -> str:
+    """Return an answer as SQuAD's official script compares it.
+
+    >>> normalized(" The  U.S.  Army")
+    'us army'
+    """
+    bare = "".join(letter for letter in answer.lower() if letter not in _PUNCTUATION)
+    return " ".join(_ARTICLE.sub(" ", bare).split())
+
+
+def word_f1(predicted: str, answer: str) -> float:
+    """Return F1 of the words of two answers; of empty ones, whether both are.
+
+    >>> word_f1("in Paris, France", "Paris")
+    0.5
+    """
+    said, right = normalized(predicted).split(), normalized(answer).split()
+    if not said or not right:
+        return float(said == right)
+    same = sum((Counter(said) & Counter(right)).values())
+    return 2 * same / (len(said) + len(right))
+
+
+def _counted(answers: Sequence[str]) -> Sequence[str]:
+    """The answers that have a word; an empty one where there is none, as the script has it."""
+    return [answer for answer in answers if normalized(answer)] or [""]
 
 
 def perplexity(loss: float) -> float:

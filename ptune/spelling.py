@@ -21,7 +21,11 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, NamedTuple, TypeAlias
 
+from ptune.errors import ConfigError
+
 Ids: TypeAlias = tuple[int, ...]
+# The characters of a text that a token stands for: the first, and the one behind the last.
+Characters: TypeAlias = tuple[int, int]
 Tokenizer: TypeAlias = Any  # one of transformers: called with texts, has `mask_token`
 
 # Tried in turn: a marker serves if its tokens come first, whole, so it must not melt into the text.
@@ -73,21 +77,57 @@ class Speller:
             opens: nothing stands before them in their text.
             plain: a name of a special token in the text is not that token, where the tokenizer can.
         """
+        return [ids for _, ids in self._marked(texts, opens=opens, plain=plain)]
+
+    def locate(
+        self, texts: Sequence[str], *, opens: bool, plain: bool = False
+    ) -> list[tuple[Ids, tuple[Characters, ...]]]:
+        """Return the ids of each text as `spell` does, and the characters each id stands for.
+
+        White space at either side of a token's characters is left out. A character written with
+        several tokens (bytes) is that of each of them.
+
+        Raises:
+            ConfigError: the tokenizer does not know them (one in Python).
+        """
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"{type(self.tokenizer).__name__} does not say which characters its tokens stand "
+                "for. Load the model with a fast tokenizer, which has a tokenizer.json."
+            )
+        marked = self._marked(texts, opens=opens, plain=plain)
+        whole = [marker + text for (marker, _), text in zip(marked, texts, strict=True)]
+        places = (
+            self._call(whole, plain, return_offsets_mapping=True)["offset_mapping"] if whole else []
+        )
+        return [
+            (
+                ids,
+                tuple(
+                    _trimmed(text, len(marker), *pair) for pair in pairs[len(pairs) - len(ids) :]
+                ),
+            )
+            for text, (marker, ids), pairs in zip(texts, marked, places, strict=True)
+        ]
+
+    def _marked(self, texts: Sequence[str], *, opens: bool, plain: bool) -> list[tuple[str, Ids]]:
+        """The ids of each text, and the marker behind which they were found."""
         if opens or not self.prefixes:
-            return self._encode(texts, plain)
-        found: dict[int, Ids] = {}
+            return [("", ids) for ids in self._encode(texts, plain)]
+        found: dict[int, tuple[str, Ids]] = {}
         for marker in _MARKERS:
             left = [at for at in range(len(texts)) if at not in found]
             if not left:
                 break
             head, *marked = self._encode([marker, *(marker + texts[at] for at in left)], plain)
             found |= {
-                at: ids[len(head) :]
+                at: (marker, ids[len(head) :])
                 for at, ids in zip(left, marked, strict=True)
                 if self._stands_alone(head, ids)
             }
         left = [at for at in range(len(texts)) if at not in found]
-        found |= dict(zip(left, self._encode([texts[at] for at in left], plain), strict=True))
+        alone = self._encode([texts[at] for at in left], plain)
+        found |= {at: ("", ids) for at, ids in zip(left, alone, strict=True)}
         return [found[at] for at in range(len(texts))]
 
     def spell_words(
@@ -132,15 +172,32 @@ class Speller:
     def _encode(self, texts: Sequence[str], plain: bool) -> list[Ids]:
         if not texts:
             return []
-        coded = self.tokenizer(
+        return [tuple(ids) for ids in self._call(texts, plain)["input_ids"]]
+
+    def _call(self, texts: Sequence[str], plain: bool, **more: bool) -> Any:
+        return self.tokenizer(
             list(texts),
             add_special_tokens=False,
             split_special_tokens=plain,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,  # long rows are cut by the layout, so there is nothing to warn of
+            **more,
         )
-        return [tuple(ids) for ids in coded["input_ids"]]
+
+
+def _trimmed(text: str, before: int, start: int, stop: int) -> Characters:
+    """A token's characters in its own text, without white space at either side.
+
+    >>> _trimmed("in Ohio", 0, 2, 7), _trimmed("in Ohio", 1, 1, 3), _trimmed("in Ohio", 0, 2, 3)
+    ((3, 7), (0, 2), (3, 3))
+    """
+    start, stop = max(0, start - before), max(0, stop - before)
+    while start < stop and text[start].isspace():
+        start += 1
+    while start < stop and text[stop - 1].isspace():
+        stop -= 1
+    return start, stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,15 @@ class Placed(Protocol):
         """The place of a row, e.g. 'train.csv, line 7'."""
 
 
+def place_of(rows: Sequence[Mapping[str, object]], index: int) -> str:
+    """The place of a row in its source, or its number where it knows none.
+
+    >>> place_of([{"text": "a"}, {"text": "b"}], 1)
+    'row 2'
+    """
+    return rows.where(index) if isinstance(rows, Placed) else f"row {index + 1}"
+
+
 def text_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     """Return a value of a row as text.
 
@@ -78,6 +87,22 @@ def check_texts(rows: Sequence[Mapping[str, object]], fields: Iterable[str]) -> 
             text_of(rows, index, name)
 
 
+def shorten(lengths: Sequence[int], room: int) -> list[int]:
+    """Return how much of each text is kept, so that all fit: the longest are cut first.
+
+    >>> shorten([5, 9, 2], 11)
+    [4, 5, 2]
+    >>> shorten([5, 9, 2], 100)
+    [5, 9, 2]
+    """
+    kept = list(lengths)
+    # From the shortest on, each may take an equal share of what the shorter ones left.
+    for done, at in enumerate(sorted(range(len(kept)), key=lengths.__getitem__)):
+        kept[at] = min(kept[at], room // (len(kept) - done))
+        room -= kept[at]
+    return kept
+
+
 def _where_value(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     """Return what an error calls a value.
 
@@ -85,7 +110,7 @@ def _where_value(rows: Sequence[Mapping[str, object]], index: int, name: str) ->
         DataError: it is missing.
     """
     row = rows[index]
-    place = rows.where(index) if isinstance(rows, Placed) else f"row {index + 1}"
+    place = place_of(rows, index)
     if name not in row:
         near = did_you_mean(name, [str(column) for column in row])
         columns = ", ".join(str(column) for column in row) or "none"

@@ -3,12 +3,15 @@ import random
 
 import numpy as np
 import pytest
+from oracles import squad_official
 from scipy.stats import pearsonr, spearmanr
 
 from ptune.config import METRICS_OF
 from ptune.errors import DataError
 from ptune.metrics import (
+    best_no_answer,
     classification,
+    extraction,
     imbalance,
     majority,
     multilabel,
@@ -151,6 +154,7 @@ def test_scores_bear_the_names_that_a_recipe_uses():
         "single-label": set(classification(["a"], ["a"], ["a"])) | {"loss", "perplexity"},
         "multi-label": set(multilabel([["a"]], [["a"]], ["a"])) | {"loss"},
         "regression": set(regression([1.0], [1.0])) | {"loss"},
+        "question-answering": set(extraction([["a"]], ["a"])) | {"loss"},
     }
     assert made == {problem: set(names) for problem, names in METRICS_OF.items()}
 
@@ -167,3 +171,80 @@ def test_three_times_as_many_rows_are_still_balanced():
         "Unbalanced labels: 'a' has 4 of 5 rows, 'b' has 1. Always answering 'a' is right in "
         "80.0 % of the rows: hold accuracy against that, and look at macro F1."
     )
+
+
+# --- answers that are parts of a text ---------------------------------------------------------
+
+# Articles inside words and alone, punctuation of all kinds, case, accents, white space of Unicode.
+WORDS = (
+    *("the", "The", "a", "an", "theory", "Rome", "rome,", "U.S.", "us", "1,000", "1000", "—"),
+    *("Zürich", "don't", "dont", "\u00a0", "(", ")", "猫"),
+)
+
+
+def some_answers(seed, *, empty):
+    """Right answers, and predictions that often share words with them."""
+    draw = random.Random(seed)
+
+    def text():
+        return " ".join(draw.choices(WORDS, k=draw.randint(1, 5)))
+
+    golds = [[text() for _ in range(draw.randint(1, 3))] for _ in range(60)]
+    said = [draw.choice(gold) if draw.random() < 0.3 else text() for gold in golds]
+    if empty:
+        golds = [[] if draw.random() < 0.3 else gold for gold in golds]
+        said = ["" if draw.random() < 0.3 else one for one in said]
+    return golds, said
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extraction_is_that_of_the_official_script_2_0(seed: int):
+    golds, said = some_answers(seed, empty=True)
+    ours, theirs = extraction(golds, said), squad_official.evaluate_v2(golds, said)
+    names = {
+        "exact_match": "exact",
+        "f1": "f1",
+        "answerable_exact_match": "HasAns_exact",
+        "answerable_f1": "HasAns_f1",
+        "unanswerable_accuracy": "NoAns_exact",
+    }
+    assert ours.keys() == names.keys()
+    for name, value in ours.items():
+        assert 100 * value == pytest.approx(theirs[names[name]])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extraction_is_that_of_the_official_script_1_1(seed: int):
+    golds, said = some_answers(seed, empty=False)
+    # The one difference that is named: an answer of articles and signs alone.
+    rows = [
+        (gold, one)
+        for gold, one in zip(golds, said, strict=True)
+        if all(squad_official.normalize_answer(text) for text in gold)
+    ]
+    golds, said = zip(*rows, strict=True)
+    ours, theirs = extraction(golds, said), squad_official.evaluate_v1(golds, said)
+    assert {name: 100 * value for name, value in ours.items()} == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_threshold_for_no_answer_is_the_official_scripts(seed: int):
+    golds, said = some_answers(seed, empty=True)
+    # What is said in place of nothing has a word; articles alone count for nothing.
+    golds = [[f"{text} Rome" for text in gold] for gold in golds]
+    said = [f"{text} Rome" for text in said]
+    draw = random.Random(seed)
+    margins = [draw.uniform(-5, 5) + (2 if not gold else -2) for gold in golds]
+    f1, threshold = squad_official.find_best_thresh(golds, said, margins)
+    found = best_no_answer(golds, said, margins)
+    assert 100 * found["best_f1"] == pytest.approx(f1)
+    assert found["best_no_answer"] == threshold
+    silenced = ["" if m > threshold else one for one, m in zip(said, margins, strict=True)]
+    assert extraction(golds, silenced)["f1"] == pytest.approx(found["best_f1"], abs=1e-6)
+
+
+def test_where_every_answer_is_best_left_empty_the_threshold_lies_below_all_margins():
+    assert best_no_answer([[], []], ["a b", "c"], [-1.5, 3.0]) == {
+        "best_f1": 1.0,
+        "best_no_answer": -2.5,
+    }

@@ -20,6 +20,7 @@ each = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 def test_the_recipes_are_there():
     assert {path.stem for path in RECIPES} >= {
+        "squad_encoder",
         "sst2_encoder",
         "trec_words",
         "twitter_complaints",
@@ -36,7 +37,9 @@ def tagged(recipe: Recipe) -> bool:
 def test_a_recipe_loads_and_its_template_fits_its_task(path):
     recipe = Recipe.load(path)
     template = Template.parse(recipe.template)
-    assert template.fields == (("tokens",) if tagged(recipe) else ("text",))
+    asked = recipe.task == "question-answering"
+    fields = ("question", "context") if asked else ("text",)
+    assert template.fields == (("tokens",) if tagged(recipe) else fields)
     assert template.has_label == (recipe.task == "causal-lm")
     shallow = recipe.method != "p-tuning-v2"
     assert ("{soft" in recipe.template) == shallow
@@ -68,12 +71,18 @@ def test_a_recipe_writes_to_a_folder_of_its_own(path):
 def labels_of(recipe: Recipe) -> list[str]:
     if tagged(recipe):
         return ["B-person", "I-person", "O"]
+    if recipe.task == "question-answering":
+        return []
     return list(recipe.labels or recipe.verbalizer or ("science", "history"))
 
 
 def write_rows(path: Path, labels: list[str], count: int) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
+        if not labels:  # the answer is a part of a text
+            table.writerow(["question", "context", "answers"])
+            table.writerows((f"which {i}?", f"message {i}, a text", str(i)) for i in range(count))
+            return
         table.writerow(["text", "label"])
         table.writerows((f"message number {i}", labels[i % len(labels)]) for i in range(count))
 
@@ -94,7 +103,13 @@ def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
     for name in names:
         write(tmp_path / f"{name}.{suffix}", labels, 5 * len(labels))
     changes = [f"{name}={tmp_path / name}.{suffix}" for name in names]
+    labels = labels_of(Recipe.load(path))
+    for name in ("train", "test"):
+        write_rows(tmp_path / f"{name}.csv", labels, 5 * max(2, len(labels)))
+    changes = [f"{name}={tmp_path / name}.csv" for name in ("train", "test")]
     changes += [f"output={tmp_path / 'out'}", "backbone=ptune-tiny", "max_steps=1"]
+    if Recipe.load(path).task == "question-answering":  # the model here knows no pairs of texts
+        changes.append("template=Question : {question} Text : {context}")
     result = train_recipe(Recipe.load(path, changes))
     assert result.steps == 1
     assert set(result.scores) == {"validation", "test"}

@@ -79,6 +79,9 @@ def refusal(job: Job) -> str | None:
 def _deep_refusal(job: Job) -> str | None:
     if job.task.layout.slots:
         return "PEFT is left out: it has no prompt that is deep and stands in the text at once."
+    examples = (e for batches in job.steps for part in batches for e in part)
+    if any(any(one.types) for example in examples for one in example.sequences):
+        return "PEFT is left out: it passes no segments (token_type_ids) on to the model."
     sites = job.backbone.geometry.sites
     if job.prompt.sites != tuple(range(len(sites))):
         return "PEFT is left out: its prefixes go to all layers or to none."
@@ -219,12 +222,13 @@ def _states(job: Job, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
     """The loss of the recipe's own head on the states of the recipe's own positions."""
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
-        rows = [(e.sequence.ids, ()) for e in examples]
+        sequences = [one for example in examples for one in example.sequences]
+        rows = [(one.ids, ()) for one in sequences]
         inputs = padded_inputs(job.backbone, rows, _first_position(job))
         del inputs["labels"]
         states = wrapped(**inputs).last_hidden_state
         row, at = zip(
-            *((i, at) for i, e in enumerate(examples) for at in e.sequence.reads), strict=True
+            *((i, at) for i, one in enumerate(sequences) for at in one.reads), strict=True
         )
         return job.task.loss(states[list(row), list(at)], examples, job.prompt.head)
 

@@ -165,7 +165,7 @@ class Timed:
         speaks = task.read == "words"
         found = [
             count(
-                [e.sequence for e in part],
+                [one for e in part for one in e.sequences],
                 share=backbone.geometry.causal,
                 over_labels=speaks and not isinstance(part[0].target, tuple),
             )

@@ -1,6 +1,7 @@
 """Verbs that use a prompt: `evaluate`, `predict`, `inspect`, `push`."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,21 +39,30 @@ def evaluate(
     batch_size: BatchOption = 32,
     force: ForceOption = False,
     skip_bad_rows: SkipOption = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="Also write the predictions here, as predict does."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a prompt on labelled rows.
 
     Example: ptune evaluate runs/complaints/prompt --data test.csv
     """
+    if predictions is not None and skip_bad_rows:
+        raise typer.BadParameter("--predictions writes every row; leave --skip-bad-rows out.")
     way = Way(device, dtype, device_map, quantization, trust_remote_code)
     soft, loaded = load_prompt(prompt, backbone, way)
     from ptune.api import evaluate as evaluate_prompt
     from ptune.display import show_scores
 
+    write = None if predictions is None else _writer(predictions, soft, data)
     evaluation = evaluate_prompt(
         loaded, soft, data, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
     )
     scores = evaluation.scores
+    if write is not None:
+        write(evaluation.predictions)
     if as_json:
         print_json(scores)
     else:
@@ -67,7 +77,12 @@ def predict(
         str | None, typer.Option("--input", help="Rows to predict: a file or hub:name.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write JSON lines here, in the rows' order.")
+        Path | None,
+        typer.Option(
+            "--output",
+            help="Write JSON lines here, in the rows' order; for question-answering, a .json file "
+            "is SQuAD's: id to answer.",
+        ),
     ] = None,
     backbone: BackboneOption = None,
     device: DeviceOption = "auto",
@@ -89,24 +104,44 @@ def predict(
     soft, loaded = load_prompt(prompt, backbone, way)
     from ptune.api import predict as predict_rows
     from ptune.display import prediction_line
-    from ptune.writing import check_writable, write_text
 
-    if output is not None:
-        check_writable(output)  # now, and not after the work
+    write = None if output is None else _writer(output, soft, input_)
     rows: Any = texts if input_ is None else input_
     predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
-    lines = [
+    if write is not None:
+        write(predictions)
+        typer.echo(f"{len(predictions)} predictions written to {output}")
+    else:
+        shown = _lines(predictions) if as_json else [prediction_line(p) for p in predictions]
+        typer.echo("\n".join(shown))
+
+
+def _lines(predictions: Sequence[Any]) -> list[str]:
+    return [
         json.dumps(
             {"answer": p.answer, "probabilities": p.probabilities, **p.more}, ensure_ascii=False
         )
         for p in predictions
     ]
-    if output is not None:
-        write_text(output, "".join(f"{line}\n" for line in lines))
-        typer.echo(f"{len(lines)} predictions written to {output}")
-    else:
-        shown = lines if as_json else [prediction_line(p) for p in predictions]
-        typer.echo("\n".join(shown))
+
+
+def _writer(output: Path, soft: Any, source: str | None) -> Callable[[Sequence[Any]], None]:
+    """What writes predictions to a file; what stands in its way is said now, before the work."""
+    from ptune.data import ids_of, load_rows
+    from ptune.writing import check_writable, write_text
+
+    check_writable(output)
+    if soft.task != "question-answering" or output.suffix != ".json" or source is None:
+        return lambda predictions: write_text(
+            output, "".join(f"{line}\n" for line in _lines(predictions))
+        )
+    ids = ids_of(load_rows(source).with_fields(soft.settings.get("columns") or {}))
+
+    def write(predictions: Sequence[Any]) -> None:
+        by_id = dict(zip(ids, (p.answer for p in predictions), strict=True))
+        write_text(output, json.dumps(by_id, ensure_ascii=False) + "\n")
+
+    return write
 
 
 @app.command()

@@ -20,7 +20,14 @@ from pydantic import ConfigDict, ValidationError
 
 from ptune.config.presets import preset_settings
 from ptune.config.reading import override, read_yaml
-from ptune.config.rules import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, clashes, kind_of
+from ptune.config.rules import (
+    ENCODERS_OF,
+    METRICS_OF,
+    OF_TASK,
+    TRAINED_HEAD,
+    clashes,
+    kind_of,
+)
 from ptune.config.settings import (
     BackboneSettings,
     DataSettings,
@@ -74,6 +81,7 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
         settings = {k: fspath(v) if isinstance(v, PathLike) else v for k, v in settings.items()}
         if isinstance(settings.get("preset"), str):
             settings = {**preset_settings(settings["preset"]), **settings}
+        settings = {**OF_TASK.get(str(settings.get("task")), {}), **settings}
         fields = cls.model_fields
         try:
             recipe = cls(**settings)

@@ -13,14 +13,17 @@ from typing import Any
 from ptune.config.wording import show
 
 # Tasks whose answers a new head gives, which is trained with the prompt.
-TRAINED_HEAD = ("sequence-classification", "token-classification")
+TRAINED_HEAD = ("sequence-classification", "token-classification", "question-answering")
 # The first one is the default of its kind (`kind_of`).
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
     "multi-label": ("micro_f1", "macro_f1", "loss"),
     "token-classification": ("f1", "precision", "recall", "accuracy", "loss"),
     "regression": ("pearson", "spearman", "mse", "loss"),
+    "question-answering": ("f1", "exact_match", "loss"),
 }
+# Settings that a task has a default of its own for.
+OF_TASK: dict[str, dict[str, str]] = {"question-answering": {"label_column": "answers"}}
 # The first one is the default of its method; a deep prompt has a table or a projection instead.
 ENCODERS_OF: dict[str, tuple[str, ...]] = {
     "p-tuning": ("lstm", "mlp", "residual"),
@@ -29,6 +32,9 @@ ENCODERS_OF: dict[str, tuple[str, ...]] = {
 }
 # Defaults of settings that another one may take the place of.
 BATCH_SIZE = 16
+STRIDE = 128
+MAX_ANSWER_TOKENS = 30
+N_BEST = 20
 VALIDATION_SHARE = 0.2
 
 Values = Mapping[str, Any]
@@ -84,6 +90,15 @@ def _tagged(v: Values) -> bool:
     return bool(v["task"] == "token-classification")
 
 
+def _spans(v: Values) -> bool:
+    return bool(v["task"] == "question-answering")
+
+
+def _pools(v: Values) -> bool:
+    return bool(v["task"] == "sequence-classification")
+
+
+_ONLY_SPANS = "goes with task = question-answering only; task is {task}."
 _ONLY_DEEP = "goes with method = p-tuning-v2 only; method is {method}."
 
 _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
@@ -160,6 +175,50 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         ),
     ),
     (
+        lambda v: _spans(v) and v["problem"] != "single-label",
+        (
+            "problem = {problem} does not go with task = question-answering, whose answers are "
+            "parts of the context. Leave problem out."
+        ),
+    ),
+    (
+        lambda v: _spans(v) and v["answer"] != "label",
+        (
+            "answer = {answer} does not go with task = question-answering, whose answers are "
+            "parts of the context. Leave answer out."
+        ),
+    ),
+    (
+        lambda v: _spans(v) and v["labels"] is not None,
+        (
+            "labels does not go with task = question-answering, whose answers are parts of the "
+            "context. Leave labels out."
+        ),
+    ),
+    (
+        lambda v: _spans(v) and v["few_shot"] is not None,
+        (
+            "few_shot = {few_shot} draws rows per label, and question-answering has none. Set "
+            "max_rows instead."
+        ),
+    ),
+    (
+        lambda v: not _spans(v) and v["stride"] != STRIDE,
+        f"stride = {{stride}} {_ONLY_SPANS}",
+    ),
+    (
+        lambda v: not _spans(v) and v["max_answer_tokens"] != MAX_ANSWER_TOKENS,
+        f"max_answer_tokens = {{max_answer_tokens}} {_ONLY_SPANS}",
+    ),
+    (
+        lambda v: not _spans(v) and v["n_best"] != N_BEST,
+        f"n_best = {{n_best}} {_ONLY_SPANS}",
+    ),
+    (
+        lambda v: not _spans(v) and v["no_answer"] is not None,
+        f"no_answer = {{no_answer}} {_ONLY_SPANS}",
+    ),
+    (
         lambda v: _head(v) and bool(v["verbalizer"]),
         (
             "verbalizer goes with tasks that answer in words; task = {task} has a trained head. "
@@ -167,10 +226,10 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         ),
     ),
     (
-        lambda v: not _head(v) and v["pooling"] != "auto",
+        lambda v: not _pools(v) and not _tagged(v) and v["pooling"] != "auto",
         (
-            "pooling = {pooling} goes with a trained head; task = {task} has none. "
-            "Leave pooling out, or set task: sequence-classification."
+            "pooling = {pooling} goes with the head of task = sequence-classification; task is "
+            "{task}. Leave pooling out."
         ),
     ),
     (

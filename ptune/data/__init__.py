@@ -8,7 +8,14 @@ Every mistake in the data is one sentence that names the file, the line and what
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
 """
 
-from ptune.data.draw import Split, draw_rows, few_shot, few_shot_split, split_rows
+from ptune.data.draw import (
+    Split,
+    draw_rows,
+    few_shot,
+    few_shot_split,
+    split_groups,
+    split_rows,
+)
 from ptune.data.labels import (
     Labels,
     answers_of,
@@ -21,6 +28,7 @@ from ptune.data.labels import (
 from ptune.data.rows import Rows
 from ptune.data.sift import Check, Kept, sift
 from ptune.data.source import load_rows
+from ptune.data.squad import Spans, ids_of, spans_of
 from ptune.data.tags import check_tags, scheme_in, tags_of
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "Kept",
     "Labels",
     "Rows",
+    "Spans",
     "Split",
     "answers_of",
     "check_known",
@@ -36,12 +45,15 @@ __all__ = [
     "draw_rows",
     "few_shot",
     "few_shot_split",
+    "ids_of",
     "label_lists_of",
     "labels_of",
     "load_rows",
     "numbers_of",
     "scheme_in",
     "sift",
+    "spans_of",
+    "split_groups",
     "split_rows",
     "tags_of",
 ]

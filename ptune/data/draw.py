@@ -70,6 +70,40 @@ def split_rows(rows: Rows, share: float, seed: int, label: str | None = None) ->
     return Split(rows.take(kept), rows.take(sorted(held)), _notes(rows, absent))
 
 
+def split_groups(rows: Rows, share: float, seed: int, column: str) -> Split:
+    """Hold out a share of the rows, those of one text always together.
+
+    Several questions are asked of one context. Were some of them held out and others trained on,
+    the held-out rows would not be new. Groups are drawn by seed until the share is reached.
+
+    Args:
+        share: between 0 and 1, both excluded.
+        column: rows with an equal value here stay together.
+
+    Raises:
+        ConfigError: `share` is not between 0 and 1.
+        DataError: one side would be empty.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"validation_share = {share} is not between 0 and 1, both excluded.")
+    groups: dict[object, list[int]] = {}
+    for index, value in enumerate(rows.column(column)):
+        groups.setdefault(value, []).append(index)
+    members = list(groups.values())
+    wanted = max(1, math.floor(Fraction(str(share)) * len(rows) + Fraction(1, 2)))
+    held: set[int] = set()
+    for group in _drawn(range(len(members)), seed, "split"):
+        if len(held) < wanted:
+            held.update(members[group])
+    if len(held) == len(rows):
+        raise DataError(
+            f"{rows.source}: validation_share = {share} leaves no row to train on, as the rows of "
+            f"one {column} stay together. Add rows, or name a validation file."
+        )
+    kept = [index for index in range(len(rows)) if index not in held]
+    return Split(rows.take(kept), rows.take(sorted(held)), ())
+
+
 def few_shot(rows: Rows, per_label: int, seed: int, label: str) -> Rows:
     """Draw the same number of rows of every label; a larger draw holds the smaller one.
 

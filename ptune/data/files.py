@@ -3,7 +3,7 @@
     .csv     header, commas, RFC 4180 quotes; a text may hold a line break
     .tsv     header, tabs, no quoting at all: a quote is a character like any other
     .jsonl   one object a line; all with the same keys
-    .json    the same, or one list of objects
+    .json    the same, one list of objects, or SQuAD's articles: a row for each question
     .conll   one word a line, its tag in the last column, a blank line between sentences
              (.iob, .bio and .txt alike; ptune.data.conll)
 
@@ -20,12 +20,14 @@ from pathlib import Path
 
 from ptune.data.conll import read_conll
 from ptune.data.rows import Row, Rows
+from ptune.data.squad import is_squad, squad_rows
 from ptune.errors import DataError, did_you_mean
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _WORD_SUFFIXES = (".conll", ".iob", ".bio", ".txt")
 SUFFIXES = (*_TEXT_SUFFIXES, *_WORD_SUFFIXES, ".parquet")
 _A_LINE = 'Every line must be one object, e.g. {"text": "...", "label": "..."}.'
+_SQUAD = "The file begins as SQuAD's JSON does."
 _A_LIST = "The file must be one list of objects, or one object a line."
 
 
@@ -70,6 +72,8 @@ def read_text_file(path: Path) -> Rows:
         return _read_table(text, str(path), delimiter="," if suffix == ".csv" else "\t")
     if suffix == ".json" and text.lstrip().startswith("["):
         return _read_json_list(text, str(path))
+    if suffix == ".json" and is_squad(text):
+        return squad_rows(_parse(text, str(path), 1, _SQUAD), str(path))
     return Rows.of(str(path), "line", _json_lines(text, str(path)))
 
 

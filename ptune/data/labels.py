@@ -4,6 +4,7 @@
     multi-label    late|rude            -> ("late", "rude")      or a JSON list: ["late", "rude"]
     regression     4.5                  -> 4.5
     token-classification                -> one a word: `ptune.data.tags`
+    question-answering                  -> the texts, and where they begin (`squad.py`)
 
 A label is kept exactly as it stands: case and white space count. Two labels that differ by white
 space only are refused, one with stray white space is told. Knows rows, not files and not tasks.
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ptune.data.rows import Rows
+from ptune.data.squad import Spans, spans_of
 from ptune.data.tags import tag_places, tags_of
 from ptune.errors import DataError, did_you_mean
 
@@ -60,7 +62,7 @@ def numbers_of(rows: Rows, column: str) -> list[float]:
 
 def answers_of(
     rows: Rows, column: str, kind: str
-) -> list[str] | list[tuple[str, ...]] | list[float]:
+) -> list[str] | list[tuple[str, ...]] | list[float] | list[Spans]:
     """The right answers of rows, as their kind has them (`ptune.config.kind_of`).
 
     Raises:
@@ -70,6 +72,8 @@ def answers_of(
         return numbers_of(rows, column)
     if kind == "token-classification":
         return tags_of(rows, column)
+    if kind == "question-answering":
+        return spans_of(rows, column)
     return label_lists_of(rows, column) if kind == "multi-label" else labels_of(rows, column)
 
 

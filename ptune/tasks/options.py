@@ -29,6 +29,10 @@ class TaskOptions:
         pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
         head_dropout: on the states that a trained head sees, while it is trained; 0 .. 0.9.
         scheme: how the tags of words write entities; "auto" is `ptune.tags.scheme_of`.
+        stride: tokens of a long context that a window shares with the next one.
+        max_answer_tokens: longest part of a context that is an answer.
+        n_best: answers that are weighed.
+        no_answer: by how much an empty answer must score better; None never gives one.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     """
@@ -40,6 +44,10 @@ class TaskOptions:
     pooling: Literal["auto"] | Pooling = "auto"
     head_dropout: float = 0.0
     scheme: Literal["auto", "bio", "iob1", "bioes", "plain"] = "auto"
+    stride: int = 128
+    max_answer_tokens: int = 30
+    n_best: int = 20
+    no_answer: float | None = None
     max_tokens: int = 512
     offset: int = 0
 

@@ -121,7 +121,7 @@ class SequenceClassification:
 
     def _target(self, answer: Answer) -> int | float | tuple[int, ...]:
         if isinstance(answer, tuple):
-            return tuple(index_of(label, self.labels) for label in answer)
+            return tuple(index_of(label, self.labels) for label in _as_several(answer))
         return answer if isinstance(answer, float) else index_of(answer, self.labels)
 
     def loss(
@@ -201,4 +201,4 @@ def _as_number(answer: Answer | None) -> float:
 
 def _as_several(answer: Answer | None) -> tuple[str, ...]:
     assert isinstance(answer, tuple)
-    return answer
+    return tuple(str(label) for label in answer)

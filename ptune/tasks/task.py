@@ -21,8 +21,9 @@ from ptune.layout import Layout
 
 Row = Mapping[str, object]
 
-# The right answer of a row: a label or a text, several labels, or a number.
-Answer = str | tuple[str, ...] | float
+# The right answer of a row: a label or a text, several of them, a number, or parts of a text: each
+# with the character at which it begins.
+Answer = str | tuple[str, ...] | float | tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

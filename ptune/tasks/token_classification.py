@@ -184,4 +184,4 @@ def _counts(examples: Sequence[Example]) -> Int[Tensor, " examples"]:
 
 def _tags(answer: Answer | None) -> tuple[str, ...]:
     assert isinstance(answer, tuple)
-    return answer
+    return tuple(str(one) for one in answer)

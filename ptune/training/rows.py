@@ -28,6 +28,7 @@ from ptune.data import (
     load_rows,
     scheme_in,
     sift,
+    split_groups,
     split_rows,
 )
 from ptune.errors import ConfigError, TemplateError
@@ -84,7 +85,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         test, more = _kept(recipe, _read(recipe, sources.test), check)
         told += more
     labels: tuple[str, ...] = ()
-    if recipe.problem == "regression" or recipe.answer == "text":
+    if recipe.answer == "text" or _kind(recipe) in ("regression", "question-answering"):
         for part in (rows, validation, test):
             if part is not None:
                 answers_in(recipe, part)
@@ -114,7 +115,9 @@ def _drawn(
         rows = draw_rows(rows, recipe.max_rows, seed)
     if not hold_out:
         return rows, None, ()
-    one = kind_of(recipe.task, recipe.problem) == "single-label"
+    if _kind(recipe) == "question-answering":
+        return split_groups(rows, recipe.validation_share, seed, "context")
+    one = _kind(recipe) == "single-label"
     labelled = one and recipe.answer == "label"
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
@@ -187,6 +190,8 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
     soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
     if recipe.task == "token-classification":
         return f"{soft}{{{WORDS_FIELD}}}"
+    if recipe.task == "question-answering":
+        return f"{soft}{{question}}{{sep}}{{context}}"
     fields = [column for column in rows.columns if column != recipe.label_column]
     if not fields:
         raise ConfigError(
@@ -204,4 +209,8 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
 
 def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:
     """The right answers of rows, as the recipe's problem has them."""
-    return answers_of(rows, recipe.label_column, kind_of(recipe.task, recipe.problem))
+    return answers_of(rows, recipe.label_column, _kind(recipe))
+
+
+def _kind(recipe: Recipe) -> str:
+    return kind_of(recipe.task, recipe.problem)

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -162,3 +163,39 @@ def test_rows_are_padded_behind_their_answers():
         "labels": [[-100, -100, 7, 8], [-100, 7, -100, -100]],
         "position_ids": [[-3, -2, -1, 0]] * 2,
     }
+
+
+def questions(tmp_path):
+    """Contexts of several windows."""
+    context = "my parcel is late , thank you , the film is very good . where is the parcel ?"
+    rows = [
+        ("question", "context", "answers"),
+        *((f"{word} ?", context, "late") for word in ("one", "two", "three", "four")),
+    ]
+    return str(write_rows(tmp_path / "questions.csv", rows))
+
+
+ASKED = DEEP | {
+    "task": "question-answering",
+    "template": "question : {question} text : {context}",
+    "max_tokens": 20,
+    "stride": 3,
+}
+
+
+def test_peft_takes_the_same_steps_on_rows_of_several_windows(tmp_path):
+    rows = questions(tmp_path)
+    job = make_job(recipe_of(rows, ASKED), tiny.backbone("llama"), steps=2)
+    assert any(e.others for batches in job.steps for part in batches for e in part)
+    test_peft_takes_the_same_steps(rows, "llama", ASKED)
+
+
+def test_segments_that_peft_passes_over_leave_it_out(tmp_path):
+    recipe, backbone = recipe_of(questions(tmp_path), ASKED), tiny.backbone("bert")
+    job = peer_job(recipe, backbone, steps=1)
+    part = [
+        replace(e, sequence=replace(e.sequence, types=(1,) * len(e.sequence.ids)))
+        for e in job.steps[0][0]
+    ]
+    with pytest.raises(ConfigError, match="it passes no segments"):
+        peer_side(replace(job, steps=[[part]]), recipe)

@@ -4,6 +4,7 @@ from ptune.config import ENCODERS_OF, METRICS_OF, Recipe
 from ptune.errors import ConfigError
 
 HEAD = "sequence-classification"
+SPANS = "question-answering"
 DEEP = "p-tuning-v2"
 
 
@@ -22,6 +23,67 @@ DEEP = "p-tuning-v2"
             (
                 "encoder = embedding does not go with method = p-tuning. "
                 "Its encoders: lstm, mlp, residual."
+            ),
+        ),
+        (
+            {"stride": 64},
+            ("stride = 64 goes with task = question-answering only; task is causal-lm."),
+        ),
+        (
+            {"max_answer_tokens": 9, "task": HEAD},
+            (
+                "max_answer_tokens = 9 goes with task = question-answering only; task is "
+                "sequence-classification."
+            ),
+        ),
+        (
+            {"n_best": 9},
+            "n_best = 9 goes with task = question-answering only; task is causal-lm.",
+        ),
+        (
+            {"no_answer": 0},
+            "no_answer = 0.0 goes with task = question-answering only; task is causal-lm.",
+        ),
+        (
+            {"task": SPANS, "problem": "multi-label"},
+            (
+                "problem = multi-label does not go with task = question-answering, whose answers "
+                "are parts of the context. Leave problem out."
+            ),
+        ),
+        (
+            {"task": SPANS, "answer": "text"},
+            (
+                "answer = text does not go with task = question-answering, whose answers are parts "
+                "of the context. Leave answer out."
+            ),
+        ),
+        (
+            {"task": SPANS, "labels": ["a", "b"]},
+            (
+                "labels does not go with task = question-answering, whose answers are parts of the "
+                "context. Leave labels out."
+            ),
+        ),
+        (
+            {"task": SPANS, "few_shot": 4},
+            (
+                "few_shot = 4 draws rows per label, and question-answering has none. Set max_rows "
+                "instead."
+            ),
+        ),
+        (
+            {"task": SPANS, "pooling": "mean"},
+            (
+                "pooling = mean goes with the head of task = sequence-classification; task is "
+                "question-answering. Leave pooling out."
+            ),
+        ),
+        (
+            {"task": SPANS, "metric": "accuracy"},
+            (
+                "metric = accuracy does not go with task = question-answering. Its metrics: f1, "
+                "exact_match, loss."
             ),
         ),
         (
@@ -209,7 +271,11 @@ def test_every_encoder_and_metric_of_the_tables_is_accepted():
         for encoder in encoders:
             assert Recipe.make(method=method, encoder=encoder).encoder == encoder
     for kind, metrics in METRICS_OF.items():
-        asked = {"task": kind} if "-classification" in kind else {"task": HEAD, "problem": kind}
+        asked = (
+            {"task": kind}
+            if "-" in kind and "label" not in kind
+            else {"task": HEAD, "problem": kind}
+        )
         for metric in set(metrics) - {"perplexity"}:
             assert Recipe.make(**asked, metric=metric).metric == metric
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.data import Rows, draw_rows, few_shot, few_shot_split, load_rows, split_rows
+from ptune.data import (
+    Rows,
+    draw_rows,
+    few_shot,
+    few_shot_split,
+    load_rows,
+    split_groups,
+    split_rows,
+)
 from ptune.errors import ConfigError, DataError
 
 LABELS = st.lists(st.sampled_from("aabc"), min_size=1, max_size=60)
@@ -214,3 +222,29 @@ def test_the_draws_are_independent_of_one_another():
     rows = rows_of("a" * 40)
     assert ids(split_rows(rows, 0.5, 0, "y").held_out) != ids(few_shot(rows, 20, 0, "y"))
     assert ids(draw_rows(rows, 20, 0)) != ids(few_shot(rows, 20, 0, "y"))
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def grouped(count: int, size: int) -> Rows:
+    return load_rows([{"q": str(i), "context": f"c{i // size}"} for i in range(count * size)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_one_context_are_never_parted(seed: int):
+    split = split_groups(grouped(10, 3), 0.2, seed, "context")
+    trained, held = (set(part.column("context")) for part in (split.train, split.held_out))
+    assert not trained & held
+    assert (len(split.train), len(split.held_out)) == (24, 6)
+    again = split_groups(grouped(10, 3), 0.2, seed, "context")
+    assert list(again.held_out) == list(split.held_out)
+
+
+def test_a_share_that_falls_inside_a_context_holds_it_out_whole():
+    assert len(split_groups(grouped(4, 5), 0.1, 0, "context").held_out) == 5
+
+
+def test_one_context_alone_cannot_be_split():
+    with pytest.raises(DataError, match="the rows of one context stay together"):
+        split_groups(grouped(1, 6), 0.5, 0, "context")

@@ -302,7 +302,9 @@ def test_an_encoder_is_refused():
 
 
 def test_an_unknown_task_is_refused(backbone):
-    message = "task = 'casual' is unknown. Known: causal-lm, sequence-classification."
+    message = (
+        "task = 'casual' is unknown. Known: causal-lm, question-answering, sequence-classification."
+    )
     template = Template.parse(SOFT)
     refused(ConfigError, message, lambda: make_task("casual", template, backbone))
 

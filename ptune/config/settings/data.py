@@ -22,7 +22,9 @@ class DataSettings(BaseModel):
         None, "Rows to choose the best step by; null: held out of train."
     )
     test: str | None = _setting(None, "Rows to score once, at the end.")
-    label_column: str = _setting("label", "Column that holds the label.")
+    label_column: str = _setting(
+        "label", "Column that holds the label; of question-answering, answers."
+    )
     columns: dict[str, str] = _setting({}, "Template field to column, where the names differ.")
     labels: tuple[str, ...] | None = _setting(
         None, "Labels in their order; null: found in train, sorted."

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from ptune.config.rules import MAX_ANSWER_TOKENS, N_BEST, STRIDE
 from ptune.config.wording import setting
 
 _setting = partial(setting, group="task")
@@ -13,8 +14,12 @@ _setting = partial(setting, group="task")
 class TaskSettings(BaseModel):
     """Task, template, and what a task leaves open."""
 
-    task: Literal["causal-lm", "sequence-classification", "token-classification"] = _setting(
-        "causal-lm", "Answer in words, or by a trained head: of a row, or of each of its words."
+    task: Literal[
+        "causal-lm", "sequence-classification", "token-classification", "question-answering"
+    ] = _setting(
+        "causal-lm",
+        "Answer in words; by a trained head, of a row or of each of its words; or by a part of its "
+        "context.",
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -38,4 +43,20 @@ class TaskSettings(BaseModel):
     )
     template: str | None = _setting(
         None, "Layout of a row, e.g. {soft:20}{text} Label : {label}; null: made from the columns."
+    )
+    stride: int = _setting(
+        STRIDE,
+        "Tokens of a long context that a window shares with the next one (question-answering).",
+        low=0,
+    )
+    max_answer_tokens: int = _setting(
+        MAX_ANSWER_TOKENS, "Longest answer, in tokens (question-answering).", low=1
+    )
+    n_best: int = _setting(
+        N_BEST, "Answers that are weighed and shown with their probabilities.", low=1, high=1000
+    )
+    no_answer: float | None = _setting(
+        None,
+        "An answer is left empty where that scores so much better than the best part of the "
+        "context; null: never (question-answering).",
     )

@@ -21,6 +21,7 @@ Metric = Literal[
     "f1",
     "precision",
     "recall",
+    "exact_match",
     "pearson",
     "spearman",
     "mse",
@@ -83,7 +84,7 @@ class TrainingSettings(BaseModel):
     metric: Metric | None = _setting(
         None,
         "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem; f1 of "
-        "entities.",
+        "entities or answers.",
     )
     protocol: Literal["strict", "paper"] = _setting(
         "strict",
