@@ -198,11 +198,7 @@ class Layout:
     def locate(
         self, rows: Sequence[Mapping[str, object]], field: int
     ) -> list[tuple[tuple[Characters, ...], str]]:
-        """Return which characters of a field's text each of its tokens stands for, and the text.
-
-        Raises:
-            ConfigError: the tokenizer does not know the characters of its tokens.
-        """
+        """Return which characters of a field's text each of its tokens stands for, and the text."""
         place = self._values[field]
         texts = [text_of(rows, index, place.field.name) for index in range(len(rows))]
         found = self._speller.locate(
