@@ -24,6 +24,15 @@ class Placed(Protocol):
         """The place of a row, e.g. 'train.csv, line 7'."""
 
 
+def place_of(rows: Sequence[object], index: int) -> str:
+    """Where a row stands; its number where the rows do not know it.
+
+    >>> place_of([{"text": "a"}], 0)
+    'row 1'
+    """
+    return rows.where(index) if isinstance(rows, Placed) else f"row {index + 1}"
+
+
 def text_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     """Return a value of a row as text.
 
@@ -85,7 +94,7 @@ def _where_value(rows: Sequence[Mapping[str, object]], index: int, name: str) ->
         DataError: it is missing.
     """
     row = rows[index]
-    place = rows.where(index) if isinstance(rows, Placed) else f"row {index + 1}"
+    place = place_of(rows, index)
     if name not in row:
         near = did_you_mean(name, [str(column) for column in row])
         columns = ", ".join(str(column) for column in row) or "none"

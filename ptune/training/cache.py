@@ -199,7 +199,8 @@ def encoding_key(recipe: Recipe, backbone: Backbone, task: Task) -> str | None:
 def _code() -> str:
     """A hash of the code that makes examples: another ptune may make others."""
     package = files("ptune")
-    names = ["layout.py", "spelling.py", "parts.py", "template.py", "batch.py", "verbalizer.py"]
+    names = ["layout.py", "spelling.py", "values.py", "parts.py", "template.py", "batch.py"]
+    names.append("verbalizer.py")
     tasks = sorted(f"tasks/{one.name}" for one in (package / "tasks").iterdir())
     digest = hashlib.sha256()
     for name in (*names, *(name for name in tasks if name.endswith(".py"))):

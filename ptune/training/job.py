@@ -28,6 +28,7 @@ from ptune.training.facts import facts_of, padding
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
+from ptune.training.prior import calibrate, prior_of
 from ptune.training.remember import Batches, Remembered, remember
 from ptune.training.report import Report, Watcher
 from ptune.training.result import Result as Result
@@ -279,6 +280,7 @@ def _test(loop: Loop, made: Sequence[_Made]) -> None:
         one.learner.keep_best()
         if one.learner.validation:
             one.scores["validation"] = one.learner.progress.best_scores
+        _calibrate(loop, one)
     asked = [one for one in made if one.testing and one.learner.error is None]
     if not asked:
         return
@@ -286,6 +288,15 @@ def _test(loop: Loop, made: Sequence[_Made]) -> None:
     for one, measured in zip(asked, found, strict=True):
         with one.learner.guarded():
             one.scores["test"] = one.learner.evaluation(measured, one.testing).scores
+
+
+def _calibrate(loop: Loop, one: _Made) -> None:
+    """Measure what is to be taken out of predictions, and the validation score without it."""
+    learner, fields = one.learner, one.job.data.template.fields
+    kind = one.job.recipe.calibration
+    if calibrate(loop, learner, kind=kind, fields=fields) and learner.validation:
+        (measured,) = loop.measure([(learner, learner.validation)])
+        one.scores["validation"] = learner.evaluation(measured, learner.validation).scores
 
 
 def _result(one: _Made, backbone: Backbone, seconds: float) -> Result:
@@ -352,6 +363,7 @@ def soft_prompt(
         head=head_tensors(head),
         labels=task.labels,
         verbalizer={k: list(v) for k, v in recipe.verbalizer.items()},
+        prior=prior_of(task),
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         settings=recipe.to_dict(),

@@ -13,8 +13,12 @@ _setting = partial(setting, group="task")
 class TaskSettings(BaseModel):
     """Task, template, and what a task leaves open."""
 
-    task: Literal["causal-lm", "sequence-classification", "token-classification"] = _setting(
-        "causal-lm", "Answer in words, or by a trained head: of a row, or of each of its words."
+    task: Literal[
+        "causal-lm", "masked-lm", "sequence-classification", "token-classification"
+    ] = _setting(
+        "causal-lm",
+        "Answer in the next words, in words that fill a gap, or by a trained head: of a row, or of "
+        "each of its words.",
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -23,7 +27,22 @@ class TaskSettings(BaseModel):
         "label", "What the label column holds: one of a set, or free text to be generated."
     )
     loss: Literal["labels", "vocabulary"] = _setting(
-        "labels", "Over the label words, or over all words of the vocabulary (causal-lm)."
+        "labels", "Over the label words, or over all words of the vocabulary."
+    )
+    word_score: Literal["sum", "mean"] = _setting(
+        "sum",
+        "Of a label with several answer words: the sum of their probabilities, or the mean of "
+        "their logarithms.",
+    )
+    fill: Literal["together", "confident"] = _setting(
+        "together",
+        "How a gap of several masks is filled for predictions: all at once, or one by one, the "
+        "most certain first.",
+    )
+    calibration: Literal["none", "contextual", "batch"] = _setting(
+        "none",
+        "Take out of predictions what the prompt says of any row, measured on rows without "
+        "content, or on the validation rows.",
     )
     pooling: Literal["auto", "first", "last", "mean"] = _setting(
         "auto",
