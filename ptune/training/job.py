@@ -25,6 +25,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
 from ptune.training.facts import facts_of, padding
+from ptune.training.found import with_found_words
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
@@ -167,6 +168,12 @@ class Job:
     watcher: Watcher | None = None
 
 
+def _settled(job: Job, backbone: Backbone) -> Job:
+    """The job with what its recipe leaves to the backbone."""
+    recipe, data = with_found_words(job.recipe, job.data, backbone)
+    return replace(job, recipe=_with_pooling(recipe, backbone), data=data)
+
+
 def _train_one(job: Job, backbone: Backbone) -> Result:
     (result,) = train_jobs([job], backbone)
     if isinstance(result, TrainingError):
@@ -191,7 +198,7 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
             "by side in one process. Start without accelerate launch, or give each process "
             "replicas of its own."
         )
-    jobs = [replace(job, recipe=_with_pooling(job.recipe, backbone)) for job in jobs]
+    jobs = [_settled(job, backbone) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
     remembered = _remembered(jobs[0], backbone, learners, accelerator)

@@ -229,7 +229,7 @@ def written(oracle, row, gap, fill):
         left = [at for at in range(gap) if filling[at] is None]
         chosen = left
         if fill == "confident":
-            chosen = [max(left, key=lambda at: float(shares[at].max()))]  # noqa: B023
+            chosen = [max(left, key=lambda at: float(shares[at].max()))]
         for at in chosen:
             said += float(shares[at].max())
             filling[at] = int(shares[at].argmax())
