@@ -6,7 +6,7 @@ A prompt may lean to a label whatever the row says. How it leans is measured onc
 is made, and stored with it (`SoftPrompt.prior`): what is said of a row depends on no other row.
 
     contextual   log of the mean of p(label | r) over content-free rows r: "N/A", "[MASK]" and ""
-                 in every field (Zhao et al. 2021, arXiv:2102.09690, sections 4 and 5)
+                 in every field (Zhao et al. 2021, arXiv:2102.09690, section 4)
     batch        mean of log p(label | r) over the validation rows r, without their labels (after
                  Zhou et al. 2023, arXiv:2309.17249, who take the rows that are predicted)
 
@@ -19,7 +19,7 @@ from typing import Literal
 
 Calibration = Literal["none", "contextual", "batch"]
 
-# Zhao et al. 2021, section 5: an ensemble of three content-free inputs.
+# Zhao et al. 2021: an ensemble of three content-free inputs.
 CONTENT_FREE = ("N/A", "[MASK]", "")
 # Smaller probabilities count as this one, near the smallest normal number of float32.
 LEAST = 1e-37

@@ -8,7 +8,7 @@ A word's score for a label is how much more likely it is in the label's rows tha
 
     score(word, label) = mean over rows of it of logit p(word | row)  -  the same over all others
 
-(the likelihood ratio of Schick, Schmid and Schütze 2020, arXiv:2010.13641, section 4.2), among the
+(the likelihood ratio of Schick, Schmid and Schütze 2020, arXiv:2010.13641, section 4), among the
 words that the backbone finds likely at all. A word goes to the label for which its score is
 largest, so no two labels share one. No random number is drawn beside the choice of the rows.
 """

@@ -83,7 +83,7 @@ class Oracle:
         return sum(shares[at, token] for at, token in enumerate(ids))
 
     def confident(self, row, word):
-        """Equation 4 of Schick and Schütze, by recursion."""
+        """As Schick and Schütze 2021 define it, by recursion."""
         ids = self.ids(word)
 
         def rest(filling):
