@@ -314,11 +314,19 @@ class _Binding:
         if self.mask_id is None:
             reason = f"{part}: this tokenizer has no mask token. Use {{label}} instead."
             raise fault(self.source, part.at, reason)
-        if self.at_mask is None:  # a word there is spelled with the space before it
-            lead = " " if self._text.endswith((" ", "\t")) else ""
-            self.at_mask = _Answer(lead, self._opens and not self._text)
+        self.at_mask = self.at_mask or self._before_mask()
         # Spelled with the text around it: some mask tokens swallow the space before them.
         self._text += self.mask_token * part.count
+
+    def _before_mask(self) -> _Answer:
+        """How a word is spelled that stands for the first mask.
+
+        The space before a mask is that word's own where the mask swallows it, as RoBERTa's does.
+        """
+        bare = self._text.rstrip(" \t")
+        texts = [self._spell(text + self.mask_token, self._opens) for text in (self._text, bare)]
+        lead = " " if bare != self._text and texts[0] == texts[1] else ""
+        return _Answer(lead, self._opens and not self._text)
 
     def _fix(self, ids: Ids, masks: tuple[int, ...] = ()) -> None:
         self.pieces.append(_Fixed(Span(ids, (self._segment,) * len(ids)), masks))

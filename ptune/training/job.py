@@ -298,12 +298,13 @@ def _test(loop: Loop, made: Sequence[_Made]) -> None:
 
 
 def _calibrate(loop: Loop, one: _Made) -> None:
-    """Measure what is to be taken out of predictions, and the validation score without it."""
+    """Measure what is to be taken out of predictions, and the validation score anew."""
     learner, fields = one.learner, one.job.data.template.fields
     kind = one.job.recipe.calibration
     if calibrate(loop, learner, kind=kind, fields=fields) and learner.validation:
         (measured,) = loop.measure([(learner, learner.validation)])
-        one.scores["validation"] = learner.evaluation(measured, learner.validation).scores
+        with learner.guarded():
+            one.scores["validation"] = learner.evaluation(measured, learner.validation).scores
 
 
 def _result(one: _Made, backbone: Backbone, seconds: float) -> Result:

