@@ -13,12 +13,12 @@ _setting = partial(setting, group="task")
 class TaskSettings(BaseModel):
     """Task, template, and what a task leaves open."""
 
-    task: Literal[
-        "causal-lm", "masked-lm", "sequence-classification", "token-classification"
-    ] = _setting(
-        "causal-lm",
-        "Answer in the next words, in words that fill a gap, or by a trained head: of a row, or of "
-        "each of its words.",
+    task: Literal["causal-lm", "masked-lm", "sequence-classification", "token-classification"] = (
+        _setting(
+            "causal-lm",
+            "Answer in the next words, in words that fill a gap, or by a trained head: of a row, or of "
+            "each of its words.",
+        )
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
