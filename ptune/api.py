@@ -77,9 +77,11 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
     """
     prompt.check(backbone.fingerprint, backbone.name, force=force)
     settings: Mapping[str, Any] = prompt.settings
-    options = TaskOptions.of(
-        {**settings, "verbalizer": prompt.verbalizer}, labels=prompt.labels, offset=prompt.offset
-    )
+    own = {
+        "verbalizer": prompt.verbalizer,
+        "prior": [prompt.prior[label] for label in prompt.labels if prompt.prior],
+    }
+    options = TaskOptions.of({**settings, **own}, labels=prompt.labels, offset=prompt.offset)
     task = make_task(prompt.task, Template.parse(prompt.template), backbone, options)
     trained = settings.get("quantization")
     if trained != backbone.quantization:

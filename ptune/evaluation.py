@@ -21,6 +21,7 @@ from ptune.batch import PromptTensors, TokenSequence
 from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
 from ptune.tasks.flat import lengths_of
+from ptune.tasks.task import InPasses
 from ptune.trunk import Trunk
 
 
@@ -129,7 +130,8 @@ def measure_together(
         found = task.loss(read, chosen, head).float().tolist()
         losses[at] |= zip(indices, found, strict=True)
         if not task.generates:
-            predictions[at] |= zip(indices, task.predict(read, chosen, head), strict=True)
+            some = replace(parts[at], examples=chosen)
+            predictions[at] |= zip(indices, _predicted(backbone, some, read), strict=True)
     for at, (part, size) in enumerate(zip(parts, batch_sizes, strict=True)):
         if part.task.generates:
             texts = generate_answers(
@@ -168,8 +170,21 @@ def predict_examples(
     predictions: dict[int, Prediction] = {}
     part = Part(prompt, task, examples, head)
     for _, indices, chosen, read in _read(backbone, [part], [batch_size]):
-        predictions |= zip(indices, task.predict(read, chosen, head), strict=True)
+        some = replace(part, examples=chosen)
+        predictions |= zip(indices, _predicted(backbone, some, read), strict=True)
     return [predictions[i] for i in range(len(examples))]
+
+
+def _predicted(backbone: Backbone, part: Part, read: Read) -> list[Prediction]:
+    """What the task says of the rows that were read, after further passes where it asks for them.
+
+    All rows go through as many passes, so that processes that share a backbone keep in step.
+    """
+    task = part.task
+    while isinstance(task, InPasses) and (further := task.further(read, part.examples)):
+        part = replace(part, examples=further)
+        (read,) = read_together(backbone, [part])
+    return task.predict(read, part.examples, part.head)
 
 
 def _read(

@@ -117,14 +117,15 @@ class Layout:
         self._speller = binding.speller
         self._pieces = tuple(binding.pieces)
         self._values = [piece for piece in self._pieces if isinstance(piece, _Value)]
-        self._answer = next((piece for piece in self._pieces if isinstance(piece, _Answer)), None)
+        labels = (piece for piece in self._pieces if isinstance(piece, _Answer))
+        self._answer = next(labels, binding.at_mask)
         self.field_tokens = self._count_room(max_tokens, label_words)
 
     def label_ids(self, word: str) -> Ids:
-        """Return the ids of a label word as it would be spelled at `{label}`.
+        """Return the ids of a label word as it would be spelled at `{label}`, else at `{mask}`.
 
         Raises:
-            TemplateError: the template has no `{label}`, or the word has no token.
+            TemplateError: the template has neither, or the word has no token.
         """
         return self.answer_ids([word])[0]
 
@@ -132,7 +133,7 @@ class Layout:
         """Return the ids of several words or texts, which is faster than one by one.
 
         Raises:
-            TemplateError: the template has no `{label}`, or one of them has no token.
+            TemplateError: the template has no place for them, or one of them has no token.
         """
         if self._answer is None:
             raise TemplateError(
@@ -281,6 +282,7 @@ class _Binding:
         self.pieces: list[_Piece] = []
         self.texts: list[tuple[range, Ids]] = []
         self.slots = 0
+        self.at_mask: _Answer | None = None
         self._named: dict[str, range] = {}
         self._text = ""  # anchors and masks that wait to be spelled together
         self._opens = True  # no text stands before, in this one of the two texts
@@ -310,11 +312,7 @@ class _Binding:
             case Anchor():
                 self._text += part.text.lstrip(" \t") if after_separator else part.text
             case Mask():
-                if self.mask_id is None:
-                    reason = f"{part}: this tokenizer has no mask token. Use {{label}} instead."
-                    raise fault(self.source, part.at, reason)
-                # Spelled with the text around it: some mask tokens swallow the space before them.
-                self._text += self.mask_token * part.count
+                self._take_mask(part)
             case Soft():
                 self._spell_waiting()
                 self._fix(tuple(-1 - slot for slot in self._block(part)))
@@ -328,6 +326,24 @@ class _Binding:
                 self.pieces.append(_Value(part, lead, opens, self._segment, words))
             case Label():
                 self.pieces.append(_Answer(*self._spell_before()))
+
+    def _take_mask(self, part: Mask) -> None:
+        if self.mask_id is None:
+            reason = f"{part}: this tokenizer has no mask token. Use {{label}} instead."
+            raise fault(self.source, part.at, reason)
+        self.at_mask = self.at_mask or self._before_mask()
+        # Spelled with the text around it: some mask tokens swallow the space before them.
+        self._text += self.mask_token * part.count
+
+    def _before_mask(self) -> _Answer:
+        """How a word is spelled that stands for the first mask.
+
+        The space before a mask is that word's own where the mask swallows it, as RoBERTa's does.
+        """
+        bare = self._text.rstrip(" \t")
+        texts = [self._spell(text + self.mask_token, self._opens) for text in (self._text, bare)]
+        lead = " " if bare != self._text and texts[0] == texts[1] else ""
+        return _Answer(lead, self._opens and not self._text)
 
     def _fix(self, ids: Ids, masks: tuple[int, ...] = ()) -> None:
         self.pieces.append(_Fixed(Span(ids, (self._segment,) * len(ids)), masks))

@@ -111,7 +111,7 @@ def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrai
     }
     with quiet(folder), _every_process_loads():
         config = transformers.AutoConfig.from_pretrained(folder, **options)
-        model = _auto_class(config).from_pretrained(folder, config=config, **options, **weights)
+        model = _with_its_head(folder, config, {**options, **weights})
     stays = place.device_map is not None or place.quantization is not None or place.to_be_sharded
     return model if stays else model.to(device)
 
@@ -225,6 +225,20 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _with_its_head(folder: str, config: Any, options: Mapping[str, Any]) -> PreTrainedModel:
+    """The model with the head that its files hold; without one where they hold no weights of it.
+
+    ELECTRA's discriminator is saved "ForPreTraining" as BERT is, and has no head that says words:
+    transformers would make one of random numbers.
+    """
+    kind = _auto_class(config)
+    model, found = kind.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    body = f"{model.base_model_prefix}."
+    if model.base_model is model or all(key.startswith(body) for key in found["missing_keys"]):
+        return model
+    return transformers.AutoModel.from_pretrained(folder, config=config, **options)
 
 
 def _auto_class(config: Any) -> Any:

@@ -66,6 +66,8 @@ class SoftPrompt:
         head: tensors of the trained head by name; empty where the backbone's own is used.
         labels: in the order of the head's outputs.
         verbalizer: label -> answer words.
+        prior: label -> log-probability that is taken out of predictions (calibration); may be
+            empty.
         backbone: hub name or folder of the model that it was made for.
         fingerprint: of that model: "architecture", "weights" and "tokenizer".
         settings: the recipe. Absolute paths are saved as "./name": the rest is nobody's business.
@@ -85,6 +87,7 @@ class SoftPrompt:
     head: Mapping[str, Tensor] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     verbalizer: Mapping[str, list[str]] = field(default_factory=dict)
+    prior: Mapping[str, float] = field(default_factory=dict)
     backbone: str
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -106,6 +109,11 @@ class SoftPrompt:
                     f"shapes are {tuple(keys.shape)} and {tuple(values.shape)}. Both are "
                     "(slots, kv_heads, head_dim), equal in the first two."
                 )
+        if self.prior and set(self.prior) != set(self.labels):
+            raise ArtifactError(
+                f"The prompt's prior is of the labels {', '.join(self.prior)}, and its labels are "
+                f"{', '.join(self.labels)}. Give one number for each label."
+            )
         for name, tensor in self._named_tensors().items():
             if broken := tensor.numel() - int(tensor.isfinite().sum()):
                 raise ArtifactError(
@@ -212,6 +220,7 @@ class SoftPrompt:
                     "written by ptune. Ask who made it."
                 )
         values = {key: document[key] for key in _KINDS} | {"license": document.get("license")}
+        values["prior"] = _prior(name, document.get("prior", {}))
         values["labels"] = tuple(document["labels"])
         values["scores"] = _with_nan(document["scores"])
         try:
@@ -247,6 +256,8 @@ class SoftPrompt:
         if "backbone" in self.settings:
             document["settings"]["backbone"] = _model_name(str(self.settings["backbone"]))
         document["scores"] = _without_nan(self.scores)
+        if self.prior:
+            document["prior"] = dict(self.prior)
         return document if self.license is None else {**document, "license": self.license}
 
     def _write(self, path: str | Path, title: str, source: str) -> None:
@@ -260,6 +271,16 @@ class SoftPrompt:
         for site, (keys, values) in self.deep.items():
             named |= {f"deep.{site}.keys": keys, f"deep.{site}.values": values}
         return named | {f"head.{name}": tensor for name, tensor in self.head.items()}
+
+
+def _prior(name: str, found: Any) -> dict[str, float]:
+    """The prior of a document; files of prompts without one have no such key."""
+    if isinstance(found, dict) and all(isinstance(one, float) for one in found.values()):
+        return found
+    raise ArtifactError(
+        f'{name}: the "prior" of its document is no number for each label: it was not written by '
+        "ptune. Ask who made it."
+    )
 
 
 def _norms(vectors: Float[Tensor, "slots width"]) -> list[float]:

@@ -99,6 +99,11 @@ class Template:
         """Whether `{label}` stands in the template."""
         return any(isinstance(part, Label) for part in self.parts)
 
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The `{mask}` and `{mask*n}` of the template, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Mask))
+
     def check(self, columns: Sequence[str]) -> None:
         """Refuse a template that has a field which the rows do not have.
 

@@ -24,7 +24,7 @@ class Placed(Protocol):
         """The place of a row, e.g. 'train.csv, line 7'."""
 
 
-def place_of(rows: Sequence[Mapping[str, object]], index: int) -> str:
+def place_of(rows: Sequence[object], index: int) -> str:
     """The place of a row in its source, or its number where it knows none.
 
     >>> place_of([{"text": "a"}, {"text": "b"}], 1)

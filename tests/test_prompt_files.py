@@ -262,3 +262,29 @@ def test_the_card_of_a_saved_prompt_bears_the_name_of_its_folder(tmp_path):
     assert "\n# complaints\n" in card
     assert "2 virtual tokens and keys and values for 2 positions at 2 attention sites" in card
     assert 'ptune.SoftPrompt.load("complaints")' in card
+
+
+def test_a_prior_is_kept_and_a_prompt_without_one_says_nothing_of_it(tmp_path):
+    prior = {"no complaint": -0.25, "complaint": -1.5}
+    make(prior=prior).save(tmp_path / "a")
+    loaded = SoftPrompt.load(tmp_path / "a")
+    assert loaded.prior == prior
+    assert loaded.summary()["prior"] == prior
+    assert "prior" not in make().document()
+
+
+@pytest.mark.parametrize("prior", [["-0.25"], {"no complaint": "-0.25", "complaint": 0.5}])
+def test_a_prior_that_is_no_number_for_each_label_is_refused(tmp_path, prior):
+    document = make().document() | {"prior": prior}
+    write_folder(tmp_path / "a", make()._named_tensors(), document, "# A prompt")
+    assert refusal(SoftPrompt.load, tmp_path / "a") == (
+        f'{tmp_path / "a"}: the "prior" of its document is no number for each label: it was not '
+        "written by ptune. Ask who made it."
+    )
+
+
+def test_a_prior_of_other_labels_is_refused():
+    assert refusal(make, prior={"complaint": -0.5}) == (
+        "The prompt's prior is of the labels complaint, and its labels are no complaint, "
+        "complaint. Give one number for each label."
+    )

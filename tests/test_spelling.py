@@ -174,3 +174,17 @@ class Lumping:
 
 def test_where_no_marker_can_be_taken_away_a_piece_is_written_as_it_is():
     assert Speller(Lumping()).spell(["no"], opens=False) == [(hash(" no"),)]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "roberta", "unigram"])
+@pytest.mark.parametrize("text", ["It was {} .", "Answer :{} .", "{} , really", "no reply {}"])
+def test_a_word_at_a_mask_is_written_as_in_the_whole_text(kind, text):
+    tokenizer, layout = tokenizer_of(kind), bind(text.format("{mask}"), kind)
+    for word in ("great", "terrible", "days"):
+        row = render(layout)
+        (at,) = row.masks
+        filled = [*row.ids[:at], *layout.label_ids(word), *row.ids[at + 1 :]]
+        whole = tokenizer(text.format(word), verbose=False)["input_ids"]
+        # This one writes the space before a mask as a token of its own.
+        assert filled == whole or (kind == "unigram" and " {}" in text)
+        assert tokenizer.decode(filled) == tokenizer.decode(whole)

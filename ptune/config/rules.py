@@ -14,6 +14,8 @@ from ptune.config.wording import show
 
 # Tasks whose answers a new head gives, which is trained with the prompt.
 TRAINED_HEAD = ("sequence-classification", "token-classification", "question-answering")
+# Tasks whose answers are words of the backbone's own head.
+ANSWERS_IN_WORDS = ("causal-lm", "masked-lm")
 # The first one is the default of its kind (`kind_of`).
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
@@ -84,6 +86,22 @@ def _not_deep(v: Values) -> bool:
 
 def _head(v: Values) -> bool:
     return v["task"] in TRAINED_HEAD
+
+
+def _speaks(v: Values) -> bool:
+    """Whether labels are told by words."""
+    return v["task"] in ANSWERS_IN_WORDS and v["answer"] == "label"
+
+
+def _one_word_each(v: Values) -> bool:
+    several = any(len(words) > 1 for words in v["verbalizer"].values())
+    return not several and v["found_words"] in (None, 1)
+
+
+_ONLY_WORDS = (
+    "goes with labels that are told by words; task is {task} and answer is {answer}. Leave it out, "
+    f"or set task: {' or '.join(ANSWERS_IN_WORDS)}."
+)
 
 
 def _tagged(v: Values) -> bool:
@@ -224,6 +242,39 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
             "verbalizer goes with tasks that answer in words; task = {task} has a trained head. "
             "Leave verbalizer out, or set task: causal-lm."
         ),
+    ),
+    (
+        lambda v: not _speaks(v) and v["found_words"] is not None,
+        f"found_words = {{found_words}} {_ONLY_WORDS}",
+    ),
+    (
+        lambda v: v["found_words"] is not None and bool(v["verbalizer"]),
+        (
+            "found_words = {found_words} finds the answer words that verbalizer gives. Leave one "
+            "of the two out."
+        ),
+    ),
+    (
+        lambda v: v["word_score"] != "sum" and (not _speaks(v) or _one_word_each(v)),
+        (
+            "word_score = {word_score} goes with labels of several answer words. Give them by "
+            "verbalizer or found_words, or leave word_score out."
+        ),
+    ),
+    (
+        lambda v: not _speaks(v) and v["calibration"] != "none",
+        f"calibration = {{calibration}} {_ONLY_WORDS}",
+    ),
+    (
+        lambda v: v["calibration"] == "batch" and _no_validation(v),
+        (
+            "calibration = batch measures on the validation rows. Give validation or "
+            "validation_share, or set calibration: contextual."
+        ),
+    ),
+    (
+        lambda v: v["task"] != "masked-lm" and v["fill"] != "together",
+        "fill = {fill} goes with task = masked-lm only; task is {task}.",
     ),
     (
         lambda v: not _pools(v) and not _tagged(v) and v["pooling"] != "auto",

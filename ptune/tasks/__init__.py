@@ -9,6 +9,7 @@ from ptune.backbone import Backbone
 from ptune.errors import ConfigError
 from ptune.tasks import (
     causal_lm,
+    masked_lm,
     question_answering,
     sequence_classification,
     token_classification,
@@ -24,6 +25,7 @@ Bind = Callable[[Template, Backbone, TaskOptions], Task]
 
 TASKS: Mapping[str, Bind] = {
     "causal-lm": causal_lm.bind,
+    "masked-lm": masked_lm.bind,
     "question-answering": question_answering.bind,
     "sequence-classification": sequence_classification.bind,
     "token-classification": token_classification.bind,

@@ -9,7 +9,8 @@ With a set of labels, a row's score of a label is the log-probability of its wor
 
 which is exact for labels of any length: where one label is the beginning of another ("no" and
 "no complaint"), every label is closed by the end token, so that the shorter one is not favoured.
-A label with several words (verbalizer) has the sum of their probabilities.
+A label with several words (verbalizer) has the sum of their probabilities, or the mean of their
+logarithms (`ptune.tasks.answers`).
 The row is computed once; each label continues it (`ptune.batch.Branch`). Behind the row itself all
 labels are compared, so the sum over the vocabulary cancels there, and the head is asked for their
 first words alone: with labels of one token no other logit is computed at all.
@@ -20,7 +21,7 @@ to far higher scores (`bench/defaults.py`); the second is what other libraries c
 for free text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -36,10 +37,10 @@ from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.inject import Words
 from ptune.layout import Layout, Rendered
 from ptune.parts import Label
+from ptune.tasks.answers import LabelWords, refuse_equal, spoken
 from ptune.tasks.options import TaskOptions
-from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
+from ptune.tasks.task import Answer, Example, Prediction, Row, given, index_of
 from ptune.template import Template
-from ptune.verbalizer import Verbalizer
 
 # Longest answer of free text, in tokens, its end included.
 MOST_NEW_TOKENS = 64
@@ -63,15 +64,10 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Causa
     if not options.labels:
         room = min(MOST_NEW_TOKENS, limit // 4)
         layout = template.bind(backbone.tokenizer, max_tokens=limit - room)
-        return CausalLM(layout, {}, end=end, room=room)
-    given = {
-        label: several if isinstance(several, str) else list(several)
-        for label, several in options.verbalizer.items()
-    }
-    spoken = dict(Verbalizer.from_labels(options.labels, given).answers)
-    every = [word for several in spoken.values() for word in several]
-    layout = template.bind(backbone.tokenizer, max_tokens=limit, label_words=every)
-    return CausalLM(layout, spoken, end=end, loss=options.loss)
+        return CausalLM(layout, LabelWords({}), end=end, room=room)
+    words = LabelWords(spoken(options), score=options.word_score, prior=options.prior)
+    layout = template.bind(backbone.tokenizer, max_tokens=limit, label_words=words.spelled)
+    return CausalLM(layout, words, end=end, loss=options.loss)
 
 
 def _require_last_label(template: Template) -> None:
@@ -89,7 +85,7 @@ class CausalLM:
 
     Args:
         layout: the template, bound to the tokenizer.
-        words: label -> the words that stand for it. Empty: free text.
+        words: the labels and the words that stand for them. None of them: free text.
         end: the end token, which closes free text and labels that begin alike.
         loss: over the labels, or over the whole vocabulary (where the first word is learned).
         room: longest free text, in tokens; the rest of an answer is cut.
@@ -103,23 +99,21 @@ class CausalLM:
     def __init__(
         self,
         layout: Layout,
-        words: Mapping[str, Sequence[str]],
+        words: LabelWords,
         *,
         end: int | None,
         loss: Literal["labels", "vocabulary"] = "labels",
         room: int = MOST_NEW_TOKENS,
     ) -> None:
         self.layout = layout
-        self.labels = tuple(words)
+        self.answers = words
+        self.labels = words.labels
         self.end = end
-        self.generates = not words
-        self.over_labels = bool(words) and loss == "labels"
+        self.generates = not words.labels
+        self.over_labels = bool(words.labels) and loss == "labels"
         self.room = room
-        # Every word with the index of its label, in the order of the labels.
-        self._label_of = [at for at, several in enumerate(words.values()) for _ in several]
-        spelled = [word for several in words.values() for word in several]
-        self._words = [layout.label_ids(word) for word in spelled]
-        _refuse_equal(spelled, self._words)
+        self._words = [layout.label_ids(word) for word in words.spelled]
+        refuse_equal(words.spelled, self._words)
         self._close_words()
 
     def _close_words(self) -> None:
@@ -185,7 +179,9 @@ class CausalLM:
     def _spoken(self, answers: Sequence[Answer]) -> list[tuple[int, ...]]:
         """The ids of answers: the words of their labels, or free text and the end token."""
         if self.labels:
-            return [self._words[self._label_of.index(self._index(answer))] for answer in answers]
+            return [
+                self._words[self.answers.label_of.index(self._index(answer))] for answer in answers
+            ]
         close = () if self.end is None else (self.end,)
         return [(*ids, *close) for ids in self.layout.answer_ids([str(a) for a in answers])]
 
@@ -198,12 +194,12 @@ class CausalLM:
             lengths = [len(e.target) for e in examples]
             parts = torch.split(-read.log_probabilities(words), lengths)
             return torch.stack([part.mean() for part in parts])
-        scores = self._label_scores(read, len(examples))
+        scores = self.answers.by_label(self._word_scores(read, len(examples)))
         targets = torch.tensor([e.target for e in examples], device=read.device)
         return functional.cross_entropy(scores, targets, reduction="none")
 
-    def _label_scores(self, read: Words, count: int) -> Float[Tensor, "examples labels"]:
-        """Log-probability of every label, up to a number that is the same for all of a row."""
+    def _word_scores(self, read: Words, count: int) -> Float[Tensor, "examples words"]:
+        """Log-probability of every word, up to a number that is the same for all of a row."""
         by_word = self._first_scores(read, count)
         later = [(at, id) for at, ids in enumerate(self._words) for id in ids[1:]]
         if later:
@@ -212,11 +208,7 @@ class CausalLM:
             reads = torch.arange(len(read), device=read.device).view(count, -1)[:, 1:].flatten()
             each = read.log_probabilities(ids.repeat(count), reads).view(count, -1)
             by_word = by_word.index_add(1, word_of, each)
-        if len(self._words) == len(self.labels):
-            return by_word
-        several = torch.tensor(self._label_of, device=read.device)
-        by_label = [by_word[:, several == label] for label in range(len(self.labels))]
-        return torch.stack([words.logsumexp(dim=1) for words in by_label], dim=1)
+        return by_word
 
     def _first_scores(self, read: Words, count: int) -> Float[Tensor, "examples words"]:
         """Logits of every word's first token, behind the row."""
@@ -230,8 +222,7 @@ class CausalLM:
         self, read: Words, examples: Sequence[Example], head: nn.Module | None
     ) -> list[Prediction]:
         """The most likely label of each row, with the probabilities of all."""
-        shares = self._label_scores(read, len(examples)).softmax(dim=-1)
-        return [best_label(row, self.labels) for row in shares.tolist()]
+        return self.answers.predictions(self._word_scores(read, len(examples)))
 
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
@@ -245,16 +236,6 @@ class CausalLM:
             return {"exact_match": sum(right) / len(right)}
         truth = [str(e.answer) for e in examples]
         return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
-
-
-def _refuse_equal(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> None:
-    for at, word in enumerate(words):
-        first = ids.index(ids[at])
-        if first != at:
-            raise ConfigError(
-                f'The label words "{words[first]}" and "{word}" have the same tokens, so the '
-                "backbone cannot tell them apart. Choose other words with verbalizer."
-            )
 
 
 def _sequence(

@@ -26,6 +26,9 @@ class TaskOptions:
         verbalizer: label -> its word or words, where that is not the label itself.
         problem: what a row's label is.
         loss: over the labels or the vocabulary (tasks that answer in words).
+        word_score: of a label with several words: `ptune.tasks.answers`.
+        fill: how several masks are filled: `ptune.tasks.masked_lm`.
+        prior: of each label, a log-probability that is taken out of predictions; kept in a prompt.
         pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
         head_dropout: on the states that a trained head sees, while it is trained; 0 .. 0.9.
         scheme: how the tags of words write entities; "auto" is `ptune.tags.scheme_of`.
@@ -41,6 +44,9 @@ class TaskOptions:
     verbalizer: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     problem: Problem = "single-label"
     loss: Literal["labels", "vocabulary"] = "labels"
+    word_score: Literal["sum", "mean"] = "sum"
+    fill: Literal["together", "confident"] = "together"
+    prior: Sequence[float] = ()
     pooling: Literal["auto"] | Pooling = "auto"
     head_dropout: float = 0.0
     scheme: Literal["auto", "bio", "iob1", "bioes", "plain"] = "auto"

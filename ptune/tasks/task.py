@@ -116,6 +116,14 @@ class Task(Protocol):
         """How good the predictions are."""
 
 
+@runtime_checkable
+class InPasses(Protocol):
+    """A task that predicts in several passes, each made of what the one before read."""
+
+    def further(self, read: Any, examples: Sequence[Example]) -> list[Example]:
+        """What is run next; nothing where `predict` has all that it needs."""
+
+
 def given(rows: Sequence[Row], answers: Sequence[Answer] | None) -> Sequence[Answer | None]:
     """The right answer of each row, or None of each."""
     return [None] * len(rows) if answers is None else answers

@@ -25,9 +25,11 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
 from ptune.training.facts import facts_of, padding
+from ptune.training.found import with_found_words
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
+from ptune.training.prior import calibrate, prior_of
 from ptune.training.remember import Batches, Remembered, remember
 from ptune.training.report import Report, Watcher
 from ptune.training.result import Result as Result
@@ -166,6 +168,12 @@ class Job:
     watcher: Watcher | None = None
 
 
+def _settled(job: Job, backbone: Backbone) -> Job:
+    """The job with what its recipe leaves to the backbone."""
+    recipe, data = with_found_words(job.recipe, job.data, backbone)
+    return replace(job, recipe=_with_pooling(recipe, backbone), data=data)
+
+
 def _train_one(job: Job, backbone: Backbone) -> Result:
     (result,) = train_jobs([job], backbone)
     if isinstance(result, TrainingError):
@@ -190,7 +198,7 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
             "by side in one process. Start without accelerate launch, or give each process "
             "replicas of its own."
         )
-    jobs = [replace(job, recipe=_with_pooling(job.recipe, backbone)) for job in jobs]
+    jobs = [_settled(job, backbone) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
     remembered = _remembered(jobs[0], backbone, learners, accelerator)
@@ -279,6 +287,7 @@ def _test(loop: Loop, made: Sequence[_Made]) -> None:
         one.learner.keep_best()
         if one.learner.validation:
             one.scores["validation"] = one.learner.progress.best_scores
+        _calibrate(loop, one)
     asked = [one for one in made if one.testing and one.learner.error is None]
     if not asked:
         return
@@ -286,6 +295,16 @@ def _test(loop: Loop, made: Sequence[_Made]) -> None:
     for one, measured in zip(asked, found, strict=True):
         with one.learner.guarded():
             one.scores["test"] = one.learner.evaluation(measured, one.testing).scores
+
+
+def _calibrate(loop: Loop, one: _Made) -> None:
+    """Measure what is to be taken out of predictions, and the validation score anew."""
+    learner, fields = one.learner, one.job.data.template.fields
+    kind = one.job.recipe.calibration
+    if calibrate(loop, learner, kind=kind, fields=fields) and learner.validation:
+        (measured,) = loop.measure([(learner, learner.validation)])
+        with learner.guarded():
+            one.scores["validation"] = learner.evaluation(measured, learner.validation).scores
 
 
 def _result(one: _Made, backbone: Backbone, seconds: float) -> Result:
@@ -352,6 +371,7 @@ def soft_prompt(
         head=head_tensors(head),
         labels=task.labels,
         verbalizer={k: list(v) for k, v in recipe.verbalizer.items()},
+        prior=prior_of(task),
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         settings=recipe.to_dict(),

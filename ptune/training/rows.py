@@ -203,8 +203,8 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
             f"template is missing, and {rows.source} has several columns to choose from: "
             f'{", ".join(fields)}. Say how a row looks, e.g. template="{{soft:20}}{{{fields[0]}}}".'
         )
-    label = " Label : {label}" if recipe.task == "causal-lm" else ""
-    return f"{soft}{{{fields[0]}}}{label}"
+    asks = {"causal-lm": " Label : {label}", "masked-lm": " Label : {mask}"}
+    return f"{soft}{{{fields[0]}}}{asks.get(recipe.task, '')}"
 
 
 def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:

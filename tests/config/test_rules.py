@@ -171,6 +171,46 @@ DEEP = "p-tuning-v2"
                 "runs. Leave one of the two out."
             ),
         ),
+        (
+            {"task": HEAD, "found_words": 3},
+            (
+                "found_words = 3 goes with labels that are told by words; task is "
+                "sequence-classification and answer is label. Leave it out, or set task: causal-lm "
+                "or masked-lm."
+            ),
+        ),
+        (
+            {"answer": "text", "calibration": "contextual"},
+            (
+                "calibration = contextual goes with labels that are told by words; task is "
+                "causal-lm and answer is text. Leave it out, or set task: causal-lm or masked-lm."
+            ),
+        ),
+        (
+            {"found_words": 3, "verbalizer": {"a": "b"}},
+            (
+                "found_words = 3 finds the answer words that verbalizer gives. Leave one of the "
+                "two out."
+            ),
+        ),
+        (
+            {"word_score": "mean", "verbalizer": {"a": "b"}},
+            (
+                "word_score = mean goes with labels of several answer words. Give them by "
+                "verbalizer or found_words, or leave word_score out."
+            ),
+        ),
+        (
+            {"calibration": "batch", "validation_share": 0},
+            (
+                "calibration = batch measures on the validation rows. Give validation or "
+                "validation_share, or set calibration: contextual."
+            ),
+        ),
+        (
+            {"fill": "confident"},
+            "fill = confident goes with task = masked-lm only; task is causal-lm.",
+        ),
         ({"init": "text"}, "init = text needs init_text, the text to start from."),
         (
             {"init": "random", "init_text": "a"},
@@ -256,6 +296,8 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, object
         {"task": HEAD, "problem": "multi-label", "labels": ["a", "b"], "head_lr": 0.1},
         {"patience": 3, "validation_share": 0.0, "validation": "dev.csv"},
         {"patience": 3},
+        {"task": "masked-lm", "fill": "confident", "word_score": "mean", "found_words": 2},
+        {"word_score": "mean", "verbalizer": {"a": ("b", "c")}, "calibration": "batch"},
         {"metric": "perplexity", "verbalizer": {"a": "b"}, "few_shot": 4},
     ],
 )

@@ -9,7 +9,7 @@ from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.evaluation import evaluate_examples, predict_examples
 from ptune.run import run
-from ptune.tasks import TaskOptions, make_task
+from ptune.tasks import TASKS, TaskOptions, make_task
 from ptune.template import Template
 
 ROWS = [
@@ -302,9 +302,7 @@ def test_an_encoder_is_refused():
 
 
 def test_an_unknown_task_is_refused(backbone):
-    message = (
-        "task = 'casual' is unknown. Known: causal-lm, question-answering, sequence-classification."
-    )
+    message = f"task = 'casual' is unknown. Known: {', '.join(TASKS)}."
     template = Template.parse(SOFT)
     refused(ConfigError, message, lambda: make_task("casual", template, backbone))
 

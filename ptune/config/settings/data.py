@@ -37,6 +37,13 @@ class DataSettings(BaseModel):
         "Label to answer word, where the word is not the label.",
         allowed="a mapping from label to a word or a list of words",
     )
+    found_words: int | None = _setting(
+        None,
+        "Find so many answer words per label in the training rows, in place of verbalizer; null: "
+        "none.",
+        low=1,
+        high=100,
+    )
     validation_share: float = _setting(
         VALIDATION_SHARE,
         "Share of train held out where validation is null; 0: none.",

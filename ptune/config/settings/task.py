@@ -15,11 +15,15 @@ class TaskSettings(BaseModel):
     """Task, template, and what a task leaves open."""
 
     task: Literal[
-        "causal-lm", "sequence-classification", "token-classification", "question-answering"
+        "causal-lm",
+        "masked-lm",
+        "sequence-classification",
+        "token-classification",
+        "question-answering",
     ] = _setting(
         "causal-lm",
-        "Answer in words; by a trained head, of a row or of each of its words; or by a part of its "
-        "context.",
+        "Answer in the next words; in words that fill a gap; by a trained head, of a row or of "
+        "each of its words; or by a part of its context.",
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -28,7 +32,22 @@ class TaskSettings(BaseModel):
         "label", "What the label column holds: one of a set, or free text to be generated."
     )
     loss: Literal["labels", "vocabulary"] = _setting(
-        "labels", "Over the label words, or over all words of the vocabulary (causal-lm)."
+        "labels", "Over the label words, or over all words of the vocabulary."
+    )
+    word_score: Literal["sum", "mean"] = _setting(
+        "sum",
+        "Of a label with several answer words: the sum of their probabilities, or the mean of "
+        "their logarithms.",
+    )
+    fill: Literal["together", "confident"] = _setting(
+        "together",
+        "How a gap of several masks is filled for predictions: all at once, or one by one, the "
+        "most certain first.",
+    )
+    calibration: Literal["none", "contextual", "batch"] = _setting(
+        "none",
+        "Take out of predictions what the prompt says of any row, measured on rows without "
+        "content, or on the validation rows.",
     )
     pooling: Literal["auto", "first", "last", "mean"] = _setting(
         "auto",
