@@ -4,8 +4,8 @@ r"""The record of a probing run: what is done, kept in one file, so that a stopp
     {"methods": {"manual": {"settings": {...}, "relations": {"P19": {"scores": ...}, ...}}}}
 
 Written aside and renamed after every relation: it is there whole or as it was. A relation counts as
-done where its facts and its manual template are what they were; a failed one is tried again. Results made
-with other settings are never mixed with new ones: that is refused.
+done where its facts and its manual template are what they were; a failed one is tried again.
+Results made with other settings are never mixed with new ones: that is refused.
 
 Knows names and numbers; no model.
 """

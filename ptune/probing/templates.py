@@ -51,8 +51,8 @@ class Wish:
             fitted(self._written(self.text), causal=causal)
         if causal and self.order == "mask-first":
             raise ConfigError(
-                "--order mask-first: a causal model says its answer behind the subject. "
-                "Leave --order out, or take a masked language model."
+                "--mask-first: a causal model says its answer behind the subject. "
+                "Leave it out, or take a masked language model."
             )
 
     def template_for(self, method: str, manual: str | None, *, causal: bool) -> Template:

@@ -19,7 +19,7 @@ def test_a_folder_with_a_file_a_relation_is_split_by_seed(tmp_path):
     parts = [pairs(split.train), pairs(split.validation), pairs(split.test)]
     assert [len(part) for part in parts] == [12, 4, 4]
     whole = [(row["sub_label"], row["obj_label"]) for row in RELATIONS["P2"]]
-    assert sorted(sum(parts, [])) == sorted(whole)
+    assert sorted(pair for part in parts for pair in part) == sorted(whole)
     assert pairs(found.read("P2", SHARES).test) == parts[2]
     other = found.read("P2", Shares(validation=0.25, test=0.2, seed=1))
     assert pairs(other.test) != parts[2]

@@ -8,9 +8,10 @@ import torch
 from oracles import slow_ranks
 from probing.facts_of import NUMBERS, RELATIONS, TEMPLATES, facts, write_folder, write_lines
 
+import ptune
 from ptune.config import Recipe
 from ptune.errors import BackboneError, ConfigError, TrainingError
-from ptune.probing import Plan, Shares, Wish, find_facts, means_of, probe
+from ptune.probing import Plan, Wish, find_facts, means_of, probe
 from ptune.prompt import SoftPrompt
 
 WORDS = [*NUMBERS, "yes", "no", "good", "bad"]
@@ -96,14 +97,30 @@ def test_a_masked_model_is_probed_in_both_orders(bert, folder, tmp_path):
         assert trained["steps"] == 4
 
 
+def test_the_prompt_of_a_relation_is_one_for_the_backbones_own_task(llama, folder, tmp_path):
+    plan = plan_of(folder, tmp_path / "run", ("prompt-tuning",), relations=["P3"])
+    probe(llama, plan)
+    soft = SoftPrompt.load(tmp_path / "run" / "prompt-tuning" / "P3" / "prompt")
+    assert (soft.task, soft.labels) == ("causal-lm", ("no", "yes"))
+    (said,) = ptune.predict(llama, soft, [{"sub_label": "my film"}])
+    ids = [-1, -2, -3, *ids_of(llama, "my film"), -4, -5, -6]
+    logits = torch.tensor(slow_ranks.next_token_logits(llama.model, ids, soft.vectors))
+    both = logits[[*ids_of(llama, "no"), *ids_of(llama, "yes")]].softmax(0)
+    shares = [said.probabilities["no"], said.probabilities["yes"]]
+    assert shares == pytest.approx(both.tolist(), abs=1e-5)
+    test = plan.facts.read("P3", plan.shares).test
+    assert 0 <= ptune.evaluate(llama, soft, test).scores["accuracy"] <= 1
+
+
 def test_training_teaches_the_object_and_leaves_the_backbone_alone(llama, folder, tmp_path):
     before = {name: value.clone() for name, value in llama.model.state_dict().items()}
-    settings = {"epochs": 20, "batch_size": 4}
-    plan = plan_of(folder, tmp_path / "run", relations=["P1"], settings=settings)
+    plan = plan_of(folder, tmp_path / "run", ("manual", "prompt-tuning"), words=WORDS,
+                   relations=["P1"], settings={"epochs": 15, "batch_size": 4})  # fmt: skip
     found = probe(llama, plan)
     assert found["manual"]["P1"]["scores"]["p_at_1"] < 0.5
-    assert found["p-tuning"]["P1"]["scores"]["p_at_1"] == 1.0
-    assert found["p-tuning"]["P1"]["majority"] == 1.0
+    assert found["prompt-tuning"]["P1"]["scores"]["p_at_1"] == 1.0
+    assert found["prompt-tuning"]["P1"]["majority"] == 1.0
+    assert found["prompt-tuning"]["P1"]["scores"]["loss"] < found["manual"]["P1"]["scores"]["loss"]
     after = llama.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -179,7 +196,9 @@ def test_results_of_other_settings_are_not_mixed(llama, folder, tmp_path):
 def test_one_relations_failure_is_told_and_does_not_lose_the_others(llama, tmp_path):
     folder = tmp_path / "facts"
     relations = {"P0": facts(["unheard of", "unknown"])} | RELATIONS
-    write_folder(folder, relations, {**TEMPLATES, "P0": "[X] [Y]", "P3": "[Y] saw the [X] ."})
+    write_folder(
+        folder, relations, TEMPLATES | {"P0": "[X] [Y]", "P3": "[Y] saw the [X] .", "P4": "[X] [Y]"}
+    )
     (folder / "P4.jsonl").write_text("{broken\n", encoding="utf-8")
     heard = []
     words = [word for word in WORDS if word != "good"]
@@ -255,17 +274,3 @@ def test_a_model_that_says_no_words_is_refused(folder, tmp_path):
     backbone = Backbone.load(body, tokenizer=tiny.tokenizer())
     with pytest.raises(BackboneError, match="has no language-model head, so it can say no object"):
         probe(backbone, plan_of(folder, tmp_path / "run"))
-
-
-def test_the_prompt_of_a_relation_predicts_its_objects(llama, folder, tmp_path):
-    import ptune
-
-    settings = {"epochs": 20, "batch_size": 4}
-    plan = plan_of(folder, tmp_path / "run", relations=["P1"], settings=settings)
-    probe(llama, plan)
-    soft = SoftPrompt.load(tmp_path / "run" / "p-tuning" / "P1" / "prompt")
-    assert soft.labels == ("good",)
-    rows = [{"sub_label": "film"}]
-    assert ptune.predict(llama, soft, rows)[0].answer == "good"
-    rows = plan.facts.read("P1", Shares(0.2, 0.2, 0)).test
-    assert ptune.evaluate(llama, soft, rows).scores["accuracy"] == 1.0

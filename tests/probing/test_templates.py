@@ -58,13 +58,17 @@ def test_a_template_without_its_subject_or_its_mask_is_refused(source, said, cau
     [
         (
             "{subject}{soft:2} {mask}{soft:1}",
-            "a causal model never sees {soft:1}, which stands behind the answer. End the shape in "
-            "0, as 3,3,0, or take a masked language model.",
+            (
+                "a causal model never sees {soft:1}, which stands behind the answer. End the shape "
+                "in 0, as 3,3,0, or take a masked language model."
+            ),
         ),
         (
             "{mask} participated in the {subject} .",
-            "a causal model never sees {subject}, which stands behind the answer. Put it before "
-            "the answer, or take a masked language model.",
+            (
+                "a causal model never sees {subject}, which stands behind the answer. Put it "
+                "before the answer, or take a masked language model."
+            ),
         ),
     ],
 )
