@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from ptune.display import console
-from ptune.probing.record import means_of
+from ptune.probing.record import PROTOCOL, means_of
 
 
 def show_probed(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
@@ -47,7 +47,7 @@ def probed_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "facts: to test. dropped: of all facts, those whose object is not one token of the model, "
         "or not on the list. majority: P@1 of always the most frequent object. In percent, but MRR."
     )
-    lines = [meaning]
+    lines = [meaning, PROTOCOL]
     errors: dict[str, list[str]] = {}
     for method, own in found.items():
         scored = sum("scores" in entry for entry in own.values())

@@ -12,6 +12,7 @@ from ptune.errors import ConfigError, DataError
 OPTIONS = {"method": "--method", "template": "--template", "output": "--output"}
 DECIDED = (
     *("task", "answer", "loss", "problem", "labels", "verbalizer", "pooling", "metric"),
+    *("protocol", "preset", "head_lr", "head_dropout"),
     *("train", "validation", "test", "label_column", "columns", "few_shot"),
 )
 
@@ -98,7 +99,16 @@ def probe(
     """
     recipe = _recipe(overrides or [])  # mistakes first, before torch is imported
     methods = list(dict.fromkeys(method or ["manual", "p-tuning"]))
-    from ptune.probing import Columns, Plan, Wish, check_methods, find_facts, means_of, read_words
+    from ptune.probing import (
+        PROTOCOL,
+        Columns,
+        Plan,
+        Wish,
+        check_methods,
+        find_facts,
+        means_of,
+        read_words,
+    )
     from ptune.probing import probe as probe_facts
     from ptune.training import load_backbone
 
@@ -118,7 +128,7 @@ def probe(
     found = probe_facts(load_backbone(recipe), plan, None if as_json else _tell)
     if as_json:
         told = {m: {"mean": means_of(own), "relations": own} for m, own in found.items()}
-        print_json({"output": str(output), "methods": told})
+        print_json({"output": str(output), "protocol": PROTOCOL, "methods": told})
     else:
         from ptune.cli.probed import show_probed
 
@@ -172,7 +182,7 @@ def vocabulary(
 
     Example: ptune vocabulary bert-base-cased gpt2 --output words.txt
     """
-    from ptune.writing import check_writable, write_lines
+    from ptune.writing import check_writable, write_text
 
     check_writable(output)
     from ptune.loading import load_tokenizer
@@ -183,5 +193,5 @@ def vocabulary(
         raise DataError(
             f"{', '.join(models)}: no word is one token in all of them. Leave a model out."
         )
-    write_lines(output, words)
+    write_text(output, "".join(f"{word}\n" for word in words))
     typer.echo(f"{len(words)} words written to {output}")

@@ -18,6 +18,7 @@ from ptune.probing.facts import find_facts as find_facts
 from ptune.probing.plan import METHODS as METHODS
 from ptune.probing.plan import Plan as Plan
 from ptune.probing.plan import check_methods as check_methods
+from ptune.probing.record import PROTOCOL as PROTOCOL
 from ptune.probing.record import means_of as means_of
 from ptune.probing.relations import probe as probe
 from ptune.probing.templates import Wish as Wish

@@ -1,7 +1,8 @@
 r"""The record of a probing run: what is done, kept in one file, so that a stopped run goes on.
 
     runs/probe/probe.json
-    {"methods": {"manual": {"settings": {...}, "relations": {"P19": {"scores": ...}, ...}}}}
+    {"protocol": "...",
+     "methods": {"manual": {"settings": {...}, "relations": {"P19": {"scores": ...}, ...}}}}
 
 Written aside and renamed after every relation: it is there whole or as it was. A relation counts as
 done where its facts and its manual template are what they were; a failed one is tried again.
@@ -18,7 +19,11 @@ from typing import Any
 
 from ptune.config.wording import show
 from ptune.errors import ConfigError
+from ptune.training.scores import how
+from ptune.writing import write_text
 
+# Test facts are scored once, by the epoch that the dev facts chose; `manual` chooses nothing.
+PROTOCOL = how("strict", "test")
 FILE = "probe.json"
 SCORES = ("p_at_1", "p_at_10", "mrr")
 
@@ -31,7 +36,7 @@ class Record:
     """The results in an output folder.
 
     Raises:
-        ConfigError: the folder cannot be written to, or its file is no record.
+        ArtifactError, ConfigError: the folder cannot be written to, or its file is no record.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,16 +87,15 @@ class Record:
         }
 
     def _write(self) -> None:
-        aside = self.path.with_name(f".{self.path.name}.new")
-        text = json.dumps({"methods": self._methods}, ensure_ascii=False, indent=1)
+        kept = {"protocol": PROTOCOL, "methods": self._methods}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(text + "\n", encoding="utf-8")
-            aside.replace(self.path)
         except OSError as error:
             raise ConfigError(
-                f"{self.path}: cannot be written ({error.strerror}). Choose another output folder."
+                f"{self.path.parent}: cannot be made ({error.strerror}). Choose another place for "
+                "--output."
             ) from None
+        write_text(self.path, json.dumps(kept, ensure_ascii=False, indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -55,7 +55,10 @@ def test_the_table_is_the_mean_over_relations_and_says_which_had_no_fact(lama, l
 
 def test_each_relation_has_a_line_in_the_order_of_their_numbers(lama, lines):
     rows = [row for row in lama.table(lines, "relations").splitlines() if row.startswith("| P")]
-    assert rows == ["| P2 | 100 | 30 | 50.0 | 30.0 | 50.0 |  |", "| P10 | 100 | 30 | 10.0 | 10.0 | 20.0 |  |"]
+    assert rows == [
+        "| P2 | 100 | 30 | 50.0 | 30.0 | 50.0 |  |",
+        "| P10 | 100 | 30 | 10.0 | 10.0 | 20.0 |  |",
+    ]
 
 
 def test_nothing_is_said_of_nothing(lama):
