@@ -227,6 +227,25 @@ def test_one_relations_failure_is_told_and_does_not_lose_the_others(llama, tmp_p
     assert not any("P2" in line for line in heard)
 
 
+def test_without_dev_facts_the_last_step_is_kept(llama, folder, tmp_path):
+    settings = {"validation_share": 0}
+    plan = plan_of(folder, tmp_path / "run", ("prompt-tuning",), relations=["P2"],
+                   settings=settings)  # fmt: skip
+    found = probe(llama, plan)["prompt-tuning"]["P2"]
+    assert found["counts"]["validation"] == 0
+    assert (found["steps"], found["best_step"], found["validation"]) == (4, 0, {})
+    assert 0 < found["scores"]["mrr"] <= 1
+
+
+def test_a_deep_prompt_changes_what_a_masked_model_says(bert, folder, tmp_path):
+    plan = plan_of(folder, tmp_path / "run", ("manual", "p-tuning-v2"), Wish("manual"),
+                   relations=["P3"])  # fmt: skip
+    found = probe(bert, plan)
+    assert found["manual"]["P3"]["template"] == found["p-tuning-v2"]["P3"]["template"]
+    losses = [found[method]["P3"]["scores"]["loss"] for method in ("manual", "p-tuning-v2")]
+    assert losses[1] < losses[0]
+
+
 def test_no_more_rows_are_trained_on_than_is_asked_for(llama, folder, tmp_path):
     plan = plan_of(folder, tmp_path / "run", relations=["P2"], settings={"max_rows": 5})
     assert probe(llama, plan)["p-tuning"]["P2"]["counts"]["train"] == 5
