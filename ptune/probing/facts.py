@@ -99,8 +99,14 @@ class FactSet:
         """The facts of a relation, split.
 
         Raises:
-            DataError: a file cannot be read, lacks a column or a value, or is too small to split.
+            DataError: a file cannot be read, lacks a column or a value, or is too small to split;
+                or the relation's name cannot be that of its folder in the output.
         """
+        if Path(name).name != name or name == ".." or not name.isprintable():
+            raise DataError(
+                f"{self.source}: relation {name!r} cannot be the name of a folder, where its "
+                "prompt would lie. Rename it, without slashes."
+            )
         place = self.places[name]
         found = (
             {"train": place}

@@ -53,6 +53,15 @@ def test_one_file_has_a_column_for_the_relation_and_any_names(tmp_path):
     assert sorted(subject for subject, _ in several) == sorted(SUBJECTS)
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "a\0b", "/tmp"])
+def test_a_relation_whose_name_would_lead_out_of_its_folder_is_refused(tmp_path, name):
+    rows = [row | {"relation": name} for row in RELATIONS["P1"]]
+    write_lines(tmp_path / "facts.jsonl", rows)
+    found = find_facts(tmp_path / "facts.jsonl")
+    with pytest.raises(DataError, match="cannot be the name of a folder, where its prompt would"):
+        found.read(name, SHARES)
+
+
 def test_an_unknown_relation_is_refused_with_the_known_ones(tmp_path):
     found = find_facts(write_folder(tmp_path))
     assert found.chosen(["P3", "P1", "P3"]) == ("P3", "P1")
