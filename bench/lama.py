@@ -69,7 +69,10 @@ def measure(args: Namespace) -> None:
 def table(lines: Sequence[Line], part: str | None = None) -> str:
     """The mean over relations, or the relations themselves (part: relations)."""
     lines = latest(lines, "relation", "method")
-    scored = [line for line in lines if "scores" in line["result"]]
+    names = [{line["relation"] for line in lines if line["method"] == method
+              and "scores" in line["result"]} for method in METHODS]  # fmt: skip
+    common = set.intersection(*names)  # the means of the same relations are compared
+    scored = [line for line in lines if line["relation"] in common]
     if not scored:
         return "Nothing was measured yet."
     return _by_relation(scored) if part == "relations" else _means(lines, scored)
@@ -92,7 +95,7 @@ def _means(lines: Sequence[Line], scored: Sequence[Line]) -> str:
         f"{ours['model']}, {len(counts)} relations with "
         f"{sum(one['test'] for one in counts):,} test facts (mean over relations, each counted "
         f"alike); {len(names)} of {ours['of']} relations were tried, in an order drawn by seed "
-        f"{SEED}, and {len(without)} had no usable fact{_listed(without)}; "
+        f"{SEED}, and {len(without)} had no usable fact to train on or to test{_listed(without)}; "
         f"{sum(one['dropped_tokens'] for one in counts):,} facts of the others were dropped, "
         "because their object is not one token; ranks among "
         f"{ours['words']:,} words; split by seed {SEED}: {ours['test_share']} to test, "

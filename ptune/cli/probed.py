@@ -21,11 +21,19 @@ def show_probed(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
             cells = [_probe_scores(own.get(name, {}).get("scores")) for own in found.values()]
             table.add_row(name, *_probe_counts(scored[0]), *cells)
     table.add_section()
-    table.add_row("mean", "", "", "", *(_probe_scores(means_of(own)) for own in found.values()))
+    common = _common(found)
+    means = [means_of({name: own[name] for name in common}) for own in found.values()]
+    table.add_row("mean", "", "", "", *map(_probe_scores, means))
     console.print(table)
     for line in probed_lines(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Results and prompts are in {output}.", highlight=False, markup=False)
+
+
+def _common(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The relations that every method has scores of: only their means can be compared."""
+    names = next(iter(found.values()))
+    return [n for n in names if all("scores" in own.get(n, {}) for own in found.values())]
 
 
 def _probe_counts(entry: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -48,10 +56,11 @@ def probed_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "or not on the list. majority: P@1 of always the most frequent object. In percent, but MRR."
     )
     lines = [meaning, PROTOCOL]
+    tried = {name for own in found.values() for name in own}
+    which = "" if len(found) == 1 else ", those that every method could do"
+    lines.append(f"mean: over {len(_common(found))} of {len(tried)} relations{which}.")
     errors: dict[str, list[str]] = {}
     for method, own in found.items():
-        scored = sum("scores" in entry for entry in own.values())
-        lines.append(f"{method}: mean over {scored} of {len(own)} relations.")
         for entry in own.values():
             if "error" in entry:
                 errors.setdefault(entry["error"], []).append(method)

@@ -41,7 +41,7 @@ def test_probe_shows_a_table_and_goes_on_where_it_was(ptune, say, place, tmp_pat
     scores = [one["scores"] for one in kept["methods"]["manual"]["relations"].values()]
     mean = 100 * sum(one["p_at_10"] for one in scores) / 3
     assert f" {mean:.1f} " in out.split("mean")[1]
-    assert "manual: mean over 3 of 3 relations." in out
+    assert "mean: over 3 of 3 relations, those that every method could do." in out
     assert (tmp_path / "run" / "prompt-tuning" / "P3" / "prompt" / "prompt.json").exists()
 
 
