@@ -53,7 +53,7 @@ def test_one_file_has_a_column_for_the_relation_and_any_names(tmp_path):
     assert sorted(subject for subject, _ in several) == sorted(SUBJECTS)
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "a\0b", "/tmp"])
+@pytest.mark.parametrize("name", ["a/b", "..", "a\0b", "/a"])
 def test_a_relation_whose_name_would_lead_out_of_its_folder_is_refused(tmp_path, name):
     rows = [row | {"relation": name} for row in RELATIONS["P1"]]
     write_lines(tmp_path / "facts.jsonl", rows)
