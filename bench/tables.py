@@ -47,6 +47,10 @@ def _whole(module: str, lines: Sequence[Line], part: str | None) -> str:
     return import_module(module).table(lines)
 
 
+def _by_part(module: str, lines: Sequence[Line], part: str | None) -> str:
+    return import_module(module).table(lines, part)
+
+
 def _by_axis(lines: Sequence[Line], part: str | None) -> str:
     return import_module("growth").table(lines, part)
 
@@ -60,6 +64,7 @@ MAKERS: Mapping[str, Maker] = {
     "gpu": partial(_whole, "gpu"),
     "growth": _by_axis,
     "label_scoring": partial(_whole, "label_scoring"),
+    "lama": partial(_by_part, "lama"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "quality_tagging": _by_task,

@@ -146,7 +146,7 @@ def predict(
 def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
     template = Template.parse(prompt.template)
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
-        rows = [{_only_field(template): text} for text in rows]
+        return load_rows([{_only_field(template): text} for text in rows])
     found = load_rows(rows).with_fields(prompt.settings.get("columns") or {})
     template.check(found.columns)
     return found

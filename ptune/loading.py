@@ -20,6 +20,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
 
+from ptune.demo import resolve
 from ptune.errors import BackboneError
 from ptune.sharding import SWITCH, hidden
 
@@ -141,6 +142,24 @@ def trained_pooling(folder: str, options: Mapping[str, Any]) -> Pooling | None:
     said = json.loads(Path(found).read_text(encoding="utf-8"))
     names: dict[str, Pooling] = {"cls_token": "first", "lasttoken": "last", "mean_tokens": "mean"}
     return next((ours for name, ours in names.items() if said.get(f"pooling_mode_{name}")), None)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a model alone.
+
+    Args:
+        source: hub name, folder, or "ptune-tiny".
+    Raises:
+        BackboneError: it cannot be loaded.
+    """
+    folder = resolve(source)
+    try:
+        with quiet(folder):
+            return transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=Path(folder).is_dir()
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BackboneError(cannot_load(source, False, error)) from error
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def test_columns_that_were_mapped_in_training_are_mapped_in_use(backbone):
     plain = train(backbone, TABLE).prompt
     assert torch.equal(mapped.vectors, plain.vectors)
     assert backbone.predict(rows, mapped) == backbone.predict(ROWS, plain)
+    assert backbone.predict(list(TEXTS), mapped) == backbone.predict(ROWS, plain)
     assert backbone.evaluate(rows, mapped).scores == backbone.evaluate(ROWS, plain).scores
 
 

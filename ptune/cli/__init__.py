@@ -3,6 +3,7 @@
     app.py      the application, options that several verbs have
     making.py   demo, train, share, bench, presets, settings
     using.py    evaluate, predict, inspect, push
+    probing.py  probe, vocabulary; probed.py is its table
 
 Bad input ends in one sentence on standard error and exit status 1; wrong usage in status 2.
 """
@@ -14,6 +15,7 @@ import typer
 
 # The verbs stand in the help in this order.
 from ptune.cli import making as making
+from ptune.cli import probing as probing
 from ptune.cli import using as using
 from ptune.cli.app import app as app
 from ptune.errors import PtuneError

@@ -1,0 +1,88 @@
+import pytest
+from probing.facts_of import RELATIONS, SUBJECTS, facts, write_folder, write_lines
+
+from ptune.errors import ConfigError, DataError
+from ptune.probing.facts import Columns, Shares, find_facts
+
+SHARES = Shares(validation=0.25, test=0.2, seed=0)
+
+
+def pairs(rows):
+    return [(row["subject"], row["object"]) for row in rows]
+
+
+def test_a_folder_with_a_file_a_relation_is_split_by_seed(tmp_path):
+    found = find_facts(write_folder(tmp_path))
+    assert found.names == ("P1", "P2", "P3")
+    assert found.templates["P1"] == "[X] is very [Y] ."
+    split = found.read("P2", SHARES)
+    parts = [pairs(split.train), pairs(split.validation), pairs(split.test)]
+    assert [len(part) for part in parts] == [12, 4, 4]
+    whole = [(row["sub_label"], row["obj_label"]) for row in RELATIONS["P2"]]
+    assert sorted(pair for part in parts for pair in part) == sorted(whole)
+    assert pairs(found.read("P2", SHARES).test) == parts[2]
+    other = found.read("P2", Shares(validation=0.25, test=0.2, seed=1))
+    assert pairs(other.test) != parts[2]
+
+
+def test_a_folder_a_relation_has_its_splits_in_files(tmp_path):
+    rows = facts(["one", "two"])
+    write_lines(tmp_path / "P9" / "train.jsonl", rows[:9])
+    write_lines(tmp_path / "P9" / "dev.jsonl", rows[9:12])
+    write_lines(tmp_path / "P9" / "test.jsonl", rows[12:])
+    write_lines(tmp_path / "P8" / "train.jsonl", rows[:10])
+    found = find_facts(tmp_path)
+    split = found.read("P9", SHARES)
+    assert [len(split.train), len(split.validation), len(split.test)] == [9, 3, 8]
+    drawn = found.read("P8", SHARES)
+    assert [len(drawn.train), len(drawn.validation), len(drawn.test)] == [6, 2, 2]
+    assert found.read("P8", Shares(0.0, 0.2, 0)).validation is None
+
+
+def test_one_file_has_a_column_for_the_relation_and_any_names(tmp_path):
+    rows = [
+        {"who": row["sub_label"], "what": row["obj_label"], "kind": name}
+        for name, own in RELATIONS.items()
+        for row in own
+    ]
+    write_lines(tmp_path / "facts.jsonl", rows)
+    found = find_facts(tmp_path / "facts.jsonl", Columns("who", "what", "kind"))
+    assert found.names == ("P1", "P2", "P3")
+    split = found.read("P3", SHARES)
+    several = [*pairs(split.train), *pairs(split.validation), *pairs(split.test)]
+    assert sorted(subject for subject, _ in several) == sorted(SUBJECTS)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\0b", "/a"])
+def test_a_relation_whose_name_would_lead_out_of_its_folder_is_refused(tmp_path, name):
+    rows = [row | {"relation": name} for row in RELATIONS["P1"]]
+    write_lines(tmp_path / "facts.jsonl", rows)
+    found = find_facts(tmp_path / "facts.jsonl")
+    with pytest.raises(DataError, match="cannot be the name of a folder, where its prompt would"):
+        found.read(name, SHARES)
+
+
+def test_an_unknown_relation_is_refused_with_the_known_ones(tmp_path):
+    found = find_facts(write_folder(tmp_path))
+    assert found.chosen(["P3", "P1", "P3"]) == ("P3", "P1")
+    assert found.chosen([]) == ("P1", "P2", "P3")
+    with pytest.raises(ConfigError) as error:
+        found.chosen(["P11"])
+    assert str(error.value) == (
+        f"{tmp_path}: there is no relation P11. Did you mean P1? It has: P1, P2, P3."
+    )
+
+
+def test_what_holds_no_relation_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds no relation\. A relation is a folder with train"):
+        find_facts(tmp_path)
+    write_lines(tmp_path / "facts.jsonl", RELATIONS["P1"])
+    with pytest.raises(DataError, match="there is no column relation that says which relation"):
+        find_facts(tmp_path / "facts.jsonl")
+
+
+def test_a_fact_without_an_object_names_its_line(tmp_path):
+    rows = [*facts(["one"]), {"sub_label": "film", "obj_label": None}]
+    found = find_facts(write_folder(tmp_path, {"P1": rows}))
+    with pytest.raises(DataError, match=r"P1\.jsonl, line 21: column obj_label holds no label"):
+        found.read("P1", SHARES)
