@@ -19,7 +19,7 @@ from torch import nn
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
-from ptune.data import Rows, answers_of, load_rows
+from ptune.data import Rows, answers_of, rows_for
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
@@ -132,7 +132,7 @@ def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
     template = Template.parse(prompt.template)
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
         rows = [{_only_field(template): text} for text in rows]
-    found = load_rows(rows).with_fields(prompt.settings.get("columns") or {})
+    found = rows_for(rows, {**prompt.settings, "task": prompt.task})
     template.check(found.columns)
     return found
 

@@ -2,12 +2,13 @@
 
     train.csv  ->  Rows  ->  check_labels  ->  split_rows / few_shot  ->  Rows
     hub:name       rows.py   labels.py         draw.py
-    files.py, hub.py
+    files.py, hub.py         choices.py        superglue.py: rows of a shape of their own
 
 Every mistake in the data is one sentence that names the file, the line and what to do.
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
 """
 
+from ptune.data.choices import with_choices
 from ptune.data.draw import Split, draw_rows, few_shot, few_shot_split, split_rows
 from ptune.data.labels import (
     Labels,
@@ -18,7 +19,7 @@ from ptune.data.labels import (
     numbers_of,
 )
 from ptune.data.rows import Rows
-from ptune.data.source import load_rows
+from ptune.data.source import load_rows, rows_for
 
 __all__ = [
     "Labels",
@@ -33,5 +34,7 @@ __all__ = [
     "labels_of",
     "load_rows",
     "numbers_of",
+    "rows_for",
     "split_rows",
+    "with_choices",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError
-from ptune.tasks import causal_lm, sequence_classification
+from ptune.tasks import causal_lm, multiple_choice, sequence_classification
 from ptune.tasks.options import TaskOptions as TaskOptions
 from ptune.tasks.task import Answer as Answer
 from ptune.tasks.task import Example as Example
@@ -19,6 +19,7 @@ Bind = Callable[[Template, Backbone, TaskOptions], Task]
 
 TASKS: Mapping[str, Bind] = {
     "causal-lm": causal_lm.bind,
+    "multiple-choice": multiple_choice.bind,
     "sequence-classification": sequence_classification.bind,
 }
 

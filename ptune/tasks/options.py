@@ -15,6 +15,7 @@ from ptune.backbone import Backbone
 
 Problem = Literal["single-label", "multi-label", "regression"]
 Pooling = Literal["first", "last", "mean"]
+ChooseBy = Literal["head", "words", "words-mean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class TaskOptions:
         verbalizer: label -> its word or words, where that is not the label itself.
         problem: what a row's label is.
         loss: over the labels or the vocabulary (tasks that answer in words).
+        choose_by: what a choice of a row is scored by.
         pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
         head_dropout: on the states that a trained head sees, while it is trained; 0 .. 0.9.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
@@ -36,6 +38,7 @@ class TaskOptions:
     verbalizer: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     problem: Problem = "single-label"
     loss: Literal["labels", "vocabulary"] = "labels"
+    choose_by: ChooseBy = "head"
     pooling: Literal["auto"] | Pooling = "auto"
     head_dropout: float = 0.0
     max_tokens: int = 512

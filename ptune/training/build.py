@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ptune.backbone import Backbone
-from ptune.config import Recipe
+from ptune.config import Recipe, trains_head
 from ptune.encoders import (
     EmbeddingEncoder,
     Encoder,
@@ -64,7 +64,7 @@ def build_prompt(
 
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
-    read = recipe.task == "sequence-classification" and backbone.geometry.causal
+    read = trains_head(recipe.task, recipe.choose_by) and backbone.geometry.causal
     if read and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
         raise ConfigError(
             "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
@@ -72,7 +72,7 @@ def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layou
         )
     if read and layout.ends_virtual:
         raise TemplateError(
-            f'template "{template.source}": task sequence-classification reads the tokens of the '
+            f'template "{template.source}": task {recipe.task} reads the tokens of the '
             "row, and in a decoder they do not see what stands behind them, so the virtual tokens "
             "at the end would never be trained. Put them before the text."
         )

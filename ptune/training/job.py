@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from ptune import sharding
 from ptune.artifact import exists
 from ptune.backbone import Backbone
-from ptune.config import Recipe
+from ptune.config import Recipe, trains_head
 from ptune.errors import ConfigError, TrainingError
 from ptune.loading import named_device
 from ptune.prompt import SoftPrompt
@@ -94,7 +94,7 @@ def sources_of(recipe: Recipe) -> Sources:
 
 def _with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
     """The recipe with the backbone's pooling in place of "auto": artifacts say what was trained."""
-    if recipe.task != "sequence-classification" or recipe.pooling != "auto":
+    if not trains_head(recipe.task, recipe.choose_by) or recipe.pooling != "auto":
         return recipe
     return recipe.changed(pooling=backbone.pooling)
 

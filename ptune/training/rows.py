@@ -21,7 +21,7 @@ from ptune.data import (
     draw_rows,
     few_shot,
     few_shot_split,
-    load_rows,
+    rows_for,
     split_rows,
 )
 from ptune.errors import ConfigError, TemplateError
@@ -72,7 +72,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     test = None if sources.test is None else _load(recipe, sources.test)
     others = [other for other in (validation, test) if other is not None]
     labels: tuple[str, ...] = ()
-    if recipe.problem == "regression" or recipe.answer == "text":
+    if not _has_labels(recipe):
         for part in (rows, *others):
             answers_in(recipe, part)
     else:
@@ -83,6 +83,12 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     for part in (rows, *others):
         _check_columns(template, part)
     return RunRows(template, rows, validation, test, labels, notes)
+
+
+def _has_labels(recipe: Recipe) -> bool:
+    """Whether all rows have their labels from one set."""
+    own = recipe.problem == "regression" or recipe.answer == "text"
+    return not own and recipe.task != "multiple-choice"
 
 
 def _drawn(
@@ -98,7 +104,7 @@ def _drawn(
         rows = draw_rows(rows, recipe.max_rows, seed)
     if not hold_out:
         return rows, None, ()
-    labelled = recipe.problem == "single-label" and recipe.answer == "label"
+    labelled = _has_labels(recipe) and recipe.problem == "single-label"
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
 
@@ -110,7 +116,7 @@ def _check_columns(template: Template, rows: Rows) -> None:
 
 
 def _load(recipe: Recipe, source: Source) -> Rows:
-    return load_rows(source).with_fields(recipe.columns)
+    return rows_for(source, recipe.to_dict())
 
 
 def default_template(recipe: Recipe, rows: Rows) -> str:
@@ -124,11 +130,21 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
     if len(fields) != 1:
         raise ConfigError(
             f"template is missing, and {rows.source} has several columns to choose from: "
-            f'{", ".join(fields)}. Say how a row looks, e.g. template="{{soft:20}}{{{fields[0]}}}".'
+            f'{", ".join(fields)}. Say how a row looks, e.g. template="{_example(recipe, fields)}".'
         )
     soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
     label = " Label : {label}" if recipe.task == "causal-lm" else ""
     return f"{soft}{{{fields[0]}}}{label}"
+
+
+def _example(recipe: Recipe, fields: Sequence[str]) -> str:
+    """A template for an error: of two texts where there are two, with the choice where there is."""
+    soft = "" if recipe.method == "p-tuning-v2" else "{soft:20}"
+    if recipe.task == "multiple-choice":
+        return f"{soft}{{{fields[0]}}} {{choice}}"
+    if recipe.task == "sequence-classification" and len(fields) == 2:
+        return f"{soft}{{{fields[0]}}}{{sep}}{{{fields[1]}}}"
+    return f"{soft}{{{fields[0]}}}"
 
 
 def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 from pydantic import BaseModel, field_validator
 
@@ -23,6 +24,15 @@ class DataSettings(BaseModel):
     test: str | None = _setting(None, "Rows to score once, at the end.")
     label_column: str = _setting("label", "Column that holds the label.")
     columns: dict[str, str] = _setting({}, "Template field to column, where the names differ.")
+    choices: tuple[str, ...] | str | None = _setting(
+        None,
+        "Columns that hold the choices of a row, or the one that holds a list of them; null: "
+        "choices, or choice1, choice2 and so on.",
+        allowed="a column, or a list of columns",
+    )
+    reader: Literal["superglue/copa", "superglue/multirc", "superglue/wsc"] | None = _setting(
+        None, "For files of a shape of their own: what makes plain rows of them."
+    )
     labels: tuple[str, ...] | None = _setting(
         None, "Labels in their order; null: found in train, sorted."
     )
@@ -51,7 +61,7 @@ class DataSettings(BaseModel):
         choices=CACHES,
     )
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", "choices", mode="before")
     @classmethod
     def _labels_have_an_order(cls, value: object) -> object:
         return as_written(value)

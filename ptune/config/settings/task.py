@@ -13,8 +13,8 @@ _setting = partial(setting, group="task")
 class TaskSettings(BaseModel):
     """Task, template, and what a task leaves open."""
 
-    task: Literal["causal-lm", "sequence-classification"] = _setting(
-        "causal-lm", "Answer in words, or by a trained head."
+    task: Literal["causal-lm", "sequence-classification", "multiple-choice"] = _setting(
+        "causal-lm", "Answer in words, by a trained head, or with one of the row's own choices."
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -24,6 +24,11 @@ class TaskSettings(BaseModel):
     )
     loss: Literal["labels", "vocabulary"] = _setting(
         "labels", "Over the label words, or over all words of the vocabulary (causal-lm)."
+    )
+    choose_by: Literal["head", "words", "words-mean"] = _setting(
+        "head",
+        "What a choice is scored by: a trained head, the log-probability of its words, or their "
+        "mean (multiple-choice).",
     )
     pooling: Literal["auto", "first", "last", "mean"] = _setting(
         "auto",
