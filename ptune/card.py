@@ -64,11 +64,23 @@ def _purpose(document: Mapping[str, Any], sites: Mapping[int, int]) -> str:
     if sites:
         length, places = _count(max(sites.values()), "position"), len(sites)
         what.append(f"keys and values for {length} at {_count(places, 'attention site')}")
+    if document.get("backbone_trained"):
+        truth = (
+            "**The backbone was trained too (`train_backbone`).** The files bring all of its "
+            "weights, and the prompt works with these alone. `ptune` runs it on a copy of the "
+            "model and leaves the model itself as it is."
+        )
+        kind = "model"
+    else:
+        truth = (
+            "It changes none of that model's weights and works with no other model; `ptune` checks "
+            "that when it is used."
+        )
+        kind = "frozen model"
     return (
         f"A soft prompt for the task `{document['task']}`: "
-        f"{' and '.join(what) or 'a template alone'}, made for the frozen model "
-        f"`{document['backbone']}`.\nIt changes none of that model's weights and works with no "
-        "other model; `ptune` checks that when it is used."
+        f"{' and '.join(what) or 'a template alone'}, made for the {kind} "
+        f"`{document['backbone']}`.\n{truth}"
     )
 
 

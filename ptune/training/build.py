@@ -24,7 +24,7 @@ from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task
 from ptune.tasks.flat import computed_tokens
 from ptune.template import Template
-from ptune.trainable import TrainablePrompt
+from ptune.trainable import BackboneWeights, TrainablePrompt
 from ptune.training.schedule import Batching, ByRows, ByTokens, Plan
 
 # With fewer steps than this a prompt has not settled; see `default_epochs`.
@@ -59,7 +59,10 @@ def build_prompt(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         head = task.head(backbone.geometry.hidden)
-    return TrainablePrompt(shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head)
+    weights = BackboneWeights(backbone.model) if recipe.train_backbone else None  # thaws them
+    return TrainablePrompt(
+        shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head, backbone=weights
+    )
 
 
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
@@ -176,7 +179,13 @@ def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -
         own = " ".join(p.text.strip() for p in template.parts if isinstance(p, Anchor))
         whole = f"{own} {said}".strip()
         return Start("text", text_ids(backbone, whole)) if whole else Start("vocabulary")
-    return Start("prompt", prompt=SoftPrompt.load(recipe.init))
+    prompt = SoftPrompt.load(recipe.init)
+    if prompt.backbone_weights:
+        raise ConfigError(
+            f"init = {recipe.init}: this prompt was trained together with its backbone "
+            "(train_backbone) and means nothing without those weights. Start from another prompt."
+        )
+    return Start("prompt", prompt=prompt)
 
 
 def plan_of(recipe: Recipe, backbone: Backbone, task: Task, training: Sequence[Example]) -> Plan:

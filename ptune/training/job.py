@@ -31,6 +31,7 @@ from ptune.training.report import Report, Watcher
 from ptune.training.result import Result as Result
 from ptune.training.rows import RunRows, Source, Sources, read_rows
 from ptune.training.scores import run_scores, write_scores
+from ptune.training.thawed import refuse_trained_backbone, said_of
 
 
 def train(
@@ -47,7 +48,8 @@ def train(
     """Train a soft prompt on labelled rows.
 
     Args:
-        backbone: a loaded one, or the name or folder of a model.
+        backbone: a loaded one, or the name or folder of a model. With `train_backbone` a copy of a
+            loaded one is trained: the one given stays as it is.
         train: a file (CSV, TSV, JSON lines, Parquet), `hub:name`, or rows as dicts.
         validation: rows to choose the best step by; None holds some out of `train`.
         test: rows to score once, at the end.
@@ -63,8 +65,11 @@ def train(
     folder = None if output is None else Path(output)
     _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
-    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
-    return _train_one(Job(recipe, data, folder, resume, watcher), loaded)
+    if not isinstance(backbone, Backbone):
+        own = load_backbone(recipe)
+    else:
+        own = backbone.copied() if recipe.train_backbone else backbone
+    return _train_one(Job(recipe, data, folder, resume, watcher), own)
 
 
 def recipe_for(backbone: Backbone | str, settings: Mapping[str, Any]) -> Recipe:
@@ -188,6 +193,8 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
             "by side in one process. Start without accelerate launch, or give each process "
             "replicas of its own."
         )
+    if any(job.recipe.train_backbone for job in jobs):
+        refuse_trained_backbone(backbone, prompts=len(jobs), processes=accelerator.num_processes)
     jobs = [replace(job, recipe=_with_pooling(job.recipe, backbone)) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
@@ -248,7 +255,13 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         ),
         accelerator=accelerator,
     )
-    notes = [*data.notes, *notes, *padding(backbone), *(learner.load() if job.resume else ())]
+    notes = [
+        *said_of(recipe, prompt),
+        *data.notes,
+        *notes,
+        *padding(backbone),
+        *(learner.load() if job.resume else ()),
+    ]
     facts = facts_of(recipe, backbone, data, training, prompt.numbers, notes)
     return _Made(job, learner, testing, facts, {})
 
@@ -339,6 +352,7 @@ def _soft_prompt(one: _Made, backbone: Backbone) -> SoftPrompt:
         deep={s: type(kv)(kv.keys.cpu(), kv.values.cpu()) for s, kv in folded.deep.items()},
         offset=folded.offset,
         head=head_tensors(prompt.head),
+        backbone_weights={} if prompt.backbone is None else prompt.backbone.named(),
         labels=task.labels,
         verbalizer={k: list(v) for k, v in recipe.verbalizer.items()},
         backbone=backbone.name,

@@ -46,9 +46,7 @@ def prompt_of(backbone, slots=2):
 
 
 def task_of(backbone, template="{soft:2}{text} answer : {choice}", **options):
-    return make_task(
-        "multiple-choice", Template.parse(template), backbone, TaskOptions(**options)
-    )
+    return make_task("multiple-choice", Template.parse(template), backbone, TaskOptions(**options))
 
 
 def head_of(task, backbone):
