@@ -15,14 +15,21 @@ from ptune.template import Template
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# The columns of their rows, beside the label, where that is not one text.
+COLUMNS = {
+    "rte_pairs": ("sentence1", "sentence2"),
+    "your_choices": ("text", "choice1", "choice2"),
+}
 each = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 
 def test_the_recipes_are_there():
     assert {path.stem for path in RECIPES} >= {
+        "rte_pairs",
         "sst2_encoder",
         "trec_words",
         "twitter_complaints",
+        "your_choices",
         "your_csv",
     }
 
@@ -31,7 +38,9 @@ def test_the_recipes_are_there():
 def test_a_recipe_loads_and_its_template_fits_its_task(path):
     recipe = Recipe.load(path)
     template = Template.parse(recipe.template)
-    assert template.fields == ("text",)
+    columns = COLUMNS.get(path.stem, ("text",))
+    assert set(template.fields) <= {*columns, "choice"}
+    assert ("choice" in template.fields) == (recipe.task == "multiple-choice")
     assert template.has_label == (recipe.task == "causal-lm")
     shallow = recipe.method != "p-tuning-v2"
     assert ("{soft" in recipe.template) == shallow
@@ -61,14 +70,19 @@ def test_a_recipe_writes_to_a_folder_of_its_own(path):
 
 
 def labels_of(recipe: Recipe) -> list[str]:
+    if recipe.task == "multiple-choice":
+        return ["0", "1"]
     return list(recipe.labels or recipe.verbalizer or ("science", "history"))
 
 
-def write_rows(path: Path, labels: list[str], count: int) -> None:
+def write_rows(path: Path, columns: tuple[str, ...], labels: list[str], count: int) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["text", "label"])
-        table.writerows((f"message number {i}", labels[i % len(labels)]) for i in range(count))
+        table.writerow([*columns, "label"])
+        table.writerows(
+            [*(f"{name} number {i}" for name in columns), labels[i % len(labels)]]
+            for i in range(count)
+        )
 
 
 @each
@@ -77,11 +91,15 @@ def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
 
     labels = labels_of(Recipe.load(path))
     for name in ("train", "test"):
-        write_rows(tmp_path / f"{name}.csv", labels, 5 * len(labels))
+        columns = COLUMNS.get(path.stem, ("text",))
+        write_rows(tmp_path / f"{name}.csv", columns, labels, 5 * len(labels))
     changes = [f"{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    if path.stem == "rte_pairs":  # the small model is a decoder, which joins no two texts
+        changes.append("template={sentence1} {sentence2}")
     changes += [f"output={tmp_path / 'out'}", "backbone=ptune-tiny", "max_steps=1"]
     result = train_recipe(Recipe.load(path, changes))
     assert result.steps == 1
     assert set(result.scores) == {"validation", "test"}
-    assert set(result.prompt.labels) == set(labels)
+    own = set() if result.prompt.task == "multiple-choice" else set(labels)
+    assert set(result.prompt.labels) == own
     assert (tmp_path / "out" / "prompt" / "prompt.json").exists()
