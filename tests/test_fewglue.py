@@ -5,6 +5,7 @@ repository (../shared/data), its own files are read too.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ PATTERNS = {
     "multirc": "[CLS]the tweet was dull.question:is it great?is it no?[0][MASK].[SEP]",
     "wic": "[CLS]great film.[SEP]dull film.[0]film?[MASK][SEP]",
     "copa": "[CLS]no reply or it was great?the film was dull so[0]no reply.[SEP]",
-    "wsc": "[0]The film was so dull that*it*had no reply.[1]The pronoun'*it*'refers to",
+    "wsc": "[0]The film was so dull that*it*had no reply.[1]pronoun'*it*'refers to.",
 }
 
 
@@ -107,9 +108,11 @@ def test_a_recipe_renders_the_published_pattern(path):
     (row, *_) = rows_for(ROWS[path.stem], recipe.to_dict())
     if path.stem == "copa":
         row = {**row, "choice": row["choice"][0]}
-    kind = "byte_level" if path.stem == "wsc" else "wordpiece"  # its model is a decoder
+    # The small word pieces know no star.
+    kind, drop = ("byte_level", "{mask*8}") if path.stem == "wsc" else ("wordpiece", "")
     tokenizer = tiny_tokenizers.tokenizer_of(kind)
-    layout = Template.parse(recipe.template).bind(tokenizer, max_tokens=recipe.max_tokens)
+    template = Template.parse(recipe.template.replace(f" {drop}", "") if drop else recipe.template)
+    layout = template.bind(tokenizer, max_tokens=recipe.max_tokens)
     (one,) = layout.render([row])
     spelled = "".join(tiny_tokenizers.tokens(kind, one.ids))
     assert spelled.replace("##", "").replace("Ġ", "") == PATTERNS[path.stem].replace(" ", "")
@@ -164,7 +167,8 @@ def test_a_recipe_trains_on_files_of_the_shape_of_the_data_set(name, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name] * 3), encoding="utf-8")
     path = ROOT / "recipes" / "fewglue" / f"{name}.yaml"
     recipe = recipe_of(path)
-    template = recipe.template.replace("{mask}.", "{label}").replace("{choice}.", "{choice}")
+    template = re.sub(r"{mask[*\d]*}\.", "{label}", recipe.template)
+    template = template.replace("{choice}.", "{choice}")
     changes = [f"{key}={file}" for key in ("train", "validation", "test")]
     changes += ["backbone=ptune-tiny", "max_steps=1", f"output={tmp_path}/out"]
     changes += [f"template={template}", "batch_size=2"]

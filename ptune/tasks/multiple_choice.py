@@ -60,7 +60,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Multi
     if options.choose_by == "head":
         layout = template.bind(backbone.tokenizer, max_tokens=limit)
         pooling = backbone.pooling if options.pooling == "auto" else options.pooling
-        return ByHead(layout, pooling)
+        return ByHead(layout, pooling, dropout=options.head_dropout)
     mean = options.choose_by == "words-mean"
     room = min(MOST_CHOICE_TOKENS, limit // 4)
     # The place of the choice is one that the layout leaves open.
@@ -212,17 +212,19 @@ class ByHead(MultipleChoice):
     Args:
         layout: the template, bound to the tokenizer.
         pooling: which states of a sequence the head sees.
+        dropout: of the head, 0 .. 1.
     """
 
     read = "states"
 
-    def __init__(self, layout: Layout, pooling: Pooling) -> None:
+    def __init__(self, layout: Layout, pooling: Pooling, *, dropout: float = 0.0) -> None:
         super().__init__(layout)
         self.pooling: Pooling = pooling
+        self.dropout = dropout
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head with one output."""
-        return ClassificationHead(hidden, 1)
+        return ClassificationHead(hidden, 1, dropout=self.dropout)
 
     def _encoded(self, rows: Sequence[Row]) -> Iterator[_Encoded]:
         expanded = _Expanded(rows)
