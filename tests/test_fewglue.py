@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import tiny_tokenizers
+import torch
+import transformers
 
+import ptune
 from ptune.config import Recipe, kind_of
 from ptune.data import answers_of, load_rows, rows_for
 from ptune.data.choices import with_choices
@@ -178,6 +181,31 @@ def test_a_recipe_trains_on_files_of_the_shape_of_the_data_set(name, tmp_path):
     assert result.steps == 1
     assert set(result.scores) == {"validation", "test"}
     assert result.prompt.backbone_weights
+
+
+@pytest.mark.skipif("masked-lm" not in TASKS, reason="the task masked-lm is not there yet")
+@pytest.mark.parametrize("name", ["boolq", "copa", "wsc"])
+def test_a_recipe_trains_a_masked_model_as_published(name):
+    """A tiny ALBERT without training: the shape of the run, and not its score."""
+    tokenizer = tiny_tokenizers.KINDS["wordpiece"]()
+    tokenizer.model_max_length, tokenizer.pad_token = 512, "[PAD]"
+    torch.manual_seed(0)
+    config = transformers.AlbertConfig(
+        vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=48,
+    )  # fmt: skip
+    model = transformers.AlbertForMaskedLM(config)
+    backbone = ptune.Backbone.load(model, tokenizer=tokenizer)
+    recipe = recipe_of(ROOT / "recipes" / "fewglue" / f"{name}.yaml")
+    own = {"train", "validation", "test", "backbone", "output"}
+    settings = {key: value for key, value in recipe.to_dict().items() if key not in own}
+    settings |= {"max_steps": 2, "epochs": 2}
+    settings["template"] = recipe.template.replace("'*{pronoun}*'", "{pronoun}")  # no star there
+    rows = ROWS[name] * 3
+    result = ptune.train(backbone, rows, validation=rows, test=rows, **settings)
+    assert result.steps == 2
+    again = ptune.evaluate(backbone, result.prompt, rows)
+    assert again.scores == pytest.approx(result.scores["test"], rel=1e-4)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs FewGLUE_32dev in ../shared/data")

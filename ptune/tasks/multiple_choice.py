@@ -35,7 +35,7 @@ from ptune.batch import Branch, TokenSequence
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.heads import ClassificationHead
 from ptune.inject import Words
-from ptune.layout import Layout, Placed, Rendered
+from ptune.layout import Layout, Rendered
 from ptune.parts import Field, Label
 from ptune.spelling import Ids
 from ptune.tasks.options import Pooling, TaskOptions
@@ -311,8 +311,7 @@ class ByWords(_Spoken):
             )
         yield TokenSequence(
             ids=one.ids[: one.label_at],
-            # One read for each choice: what is said of its first token.
-            reads=(one.label_at - 1,) * len(choices),
+            reads=(one.label_at - 1,),
             shared=min(one.shared, one.label_at),
             types=one.types[: one.label_at],
             branches=tuple(
@@ -325,12 +324,12 @@ class ByWords(_Spoken):
     ) -> Float[Tensor, " choices"]:
         tokens: list[int] = []
         reads: list[int] = []
-        row = 0  # where the reads of an example begin: one a choice, then those of its branches
+        row = 0  # the read behind an example's row; those of its branches follow
         for words in (example.target[2] for example in examples):
-            behind = row + len(words)
-            for at, ids in enumerate(words):
+            behind = row + 1
+            for ids in words:
                 tokens += ids
-                reads += [row + at, *range(behind, behind + len(ids) - 1)]
+                reads += [row, *range(behind, behind + len(ids) - 1)]
                 behind += len(ids) - 1
             row = behind
         said = read.log_probabilities(
@@ -393,7 +392,8 @@ class _Expanded(Sequence[Row]):
     def where(self, index: int) -> str:
         """The place of the row that the choice belongs to."""
         at = self._places[index][0]
-        return self._rows.where(at) if isinstance(self._rows, Placed) else f"row {at + 1}"
+        known = getattr(self._rows, "where", None)  # rows of a file know; others are counted
+        return known(at) if known is not None else f"row {at + 1}"
 
 
 def _choices(row: Row) -> tuple[str, ...]:
