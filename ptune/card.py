@@ -130,7 +130,10 @@ def _cell(text: str) -> str:
 
 
 def _example(document: Mapping[str, Any], source: str) -> str:
-    row = dict.fromkeys(Template.parse(document["template"]).fields, "...")
+    row: dict[str, object] = dict.fromkeys(Template.parse(document["template"]).fields, "...")
+    if document["task"] == "multiple-choice":
+        del row["choice"]
+        row |= _choices(document["settings"].get("choices"))
     return "\n".join(
         [
             "import ptune",
@@ -141,6 +144,14 @@ def _example(document: Mapping[str, Any], source: str) -> str:
             "print(backbone.predict(rows, prompt))",
         ]
     )
+
+
+def _choices(columns: object) -> dict[str, object]:
+    """Two choices, where the rows of the prompt have them."""
+    texts = ("one", "another")
+    if isinstance(columns, list | tuple):
+        return dict(zip(columns, texts, strict=False))
+    return {str(columns or "choices"): texts}
 
 
 def _training(document: Mapping[str, Any]) -> str:

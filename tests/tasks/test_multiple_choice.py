@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tiny
 import torch
@@ -309,6 +311,19 @@ def test_a_prompt_is_trained_saved_and_scores_as_it_was_scored(tmp_path, backbon
         one.answer for one in again.predictions
     ]
     assert read_folder(tmp_path / "prompt")[0]["labels"] == []
+
+
+@pytest.mark.parametrize("choices", [None, "ends", ["choice1", "choice2"]])
+def test_the_rows_of_the_cards_example_can_be_predicted(tmp_path, backbones, choices):
+    rows = [{"ends": [row["choice1"], row["choice2"]]} | row for row in TRAIN if row["label"] != 2]
+    settings = SHORT | {"choices": choices, "template": "{soft:2}{text} {choice}", "max_steps": 1}
+    ptune.train(backbones["decoder"], rows, output=tmp_path, **settings)
+    card = (tmp_path / "prompt" / "README.md").read_text()
+    (line,) = (one for one in card.splitlines() if one.startswith("rows = "))
+    shown = json.loads(line.removeprefix("rows = "))
+    loaded = ptune.SoftPrompt.load(tmp_path / "prompt")
+    (prediction,) = ptune.predict(backbones["decoder"], loaded, shown)
+    assert list(prediction.probabilities) == ["one", "another"]
 
 
 def test_a_bad_label_ends_the_run_before_anything_is_computed(backbones):
