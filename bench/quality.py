@@ -102,6 +102,7 @@ class Task:
         train: its file of training rows.
         fields: the columns that a row is made of.
         grid_seeds: splits on which learning rates of baselines are tried.
+        chosen_on: rows that the best epoch is chosen on, where they are no part of `train`.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Task:
     train: str = "train.csv"
     fields: tuple[str, ...] = ("text",)
     grid_seeds: int = 1
+    chosen_on: str | None = None
 
     def read(self, name: str, data: Path | None) -> Rows:
         """The rows of a file: texts and label, the label in words."""
@@ -352,6 +354,7 @@ class Session:
             "trained": outcome.trained,
             "settings": settings_of(recipe, outcome),
             "model": self.benchmark.model,
+            "chosen_on": task.chosen_on,
             **machine(self.args.threads),
         }
 
@@ -374,6 +377,10 @@ class Session:
         )
 
 
+# The scores in a table: of rows, or of entities.
+SHOWN = (("accuracy", "macro_f1"), ("f1", "precision", "recall"))
+
+
 def table(lines: Sequence[Line], part: str | None = None) -> str:
     """Mean and spread over the seeds, a table for each task; `part` names one task."""
     told = ("task", "rows", "test_rows")
@@ -388,7 +395,8 @@ def table(lines: Sequence[Line], part: str | None = None) -> str:
 
 
 def _table(runs: Sequence[Line]) -> str:
-    head = ["method", "trained", "accuracy", "macro F1", "seeds", "lr", "steps"]
+    scores = _scores(runs)
+    head = ["method", "trained", *_shown(runs), "seeds", "lr", "steps"]
     rows = []
     for method in dict.fromkeys(run["method"] for run in runs):
         found = [run for run in runs if run["method"] == method]
@@ -398,8 +406,7 @@ def _table(runs: Sequence[Line]) -> str:
             [
                 method,
                 f"{found[0]['trained']:,}" if trains else "-",
-                mean_spread([run["test"]["accuracy"] for run in found]),
-                mean_spread([run["test"]["macro_f1"] for run in found]),
+                *(mean_spread([run["test"][name] for run in found]) for name in scores),
                 str(len(found)) if trains else "-",
                 ", ".join(f"{rate:g}" for rate in sorted(rates)) if trains else "-",
                 f"{max(run['steps'] for run in found)}" if trains else "-",
@@ -408,21 +415,34 @@ def _table(runs: Sequence[Line]) -> str:
     return "\n".join([markdown(head, rows), "", _note(runs)])
 
 
+def _scores(runs: Sequence[Line]) -> tuple[str, ...]:
+    return next(names for names in SHOWN if set(names) <= runs[0]["test"].keys())
+
+
+def _shown(runs: Sequence[Line]) -> list[str]:
+    return [name.replace("_", " ").replace("f1", "F1") for name in _scores(runs)]
+
+
 def _note(runs: Sequence[Line]) -> str:
     one = runs[0]
+    *shown, last = _shown(runs)
     trained = [run for run in runs if run["trained"]] or [one]
     epochs = sorted({run["settings"]["epochs"] for run in trained})
     batches = sorted({run["settings"]["batch_size"] for run in trained})
     shares = sorted({run["settings"]["validation_share"] for run in trained})
+    chosen = (
+        f"a share of {_or(shares)} of the training rows, held out by seed and the same for all "
+        "methods"
+    )
+    chosen = one.get("chosen_on") or chosen
     rows = "all" if one["rows"] is None else f"{one['rows']:,} by seed"
     tested = "all" if one["test_rows"] is None else f"{one['test_rows']:,} of the"
     return settings_line(
         runs,
         f"{one['task']} with {one['model']}, training rows: {rows}",
         f"{tested} test rows, scored once a run",
-        f"epochs {_or(epochs)}, batch {_or(batches)}, the best epoch chosen on a share of "
-        f"{_or(shares)} of the training rows, held out by seed and the same for all methods",
-        "accuracy and macro F1 in percent, mean ± standard deviation over the seeds",
+        f"epochs {_or(epochs)}, batch {_or(batches)}, the best epoch chosen on {chosen}",
+        f"{', '.join(shown)} and {last} in percent, mean ± standard deviation over the seeds",
     )
 
 

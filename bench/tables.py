@@ -62,6 +62,7 @@ MAKERS: Mapping[str, Maker] = {
     "label_scoring": partial(_whole, "label_scoring"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
+    "quality_tagging": _by_task,
     "replicas": partial(_by_shape, "replicas"),
     "step_profile": partial(_whole, "step_profile"),
     "upper_layers": partial(_whole, "upper_layers"),

@@ -32,6 +32,7 @@ _HOMES = {
     "predict": "ptune.api",
     "train": "ptune.training",
     "train_replicas": "ptune.training",
+    "train_shared": "ptune.training",
 }
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "predict",
     "train",
     "train_replicas",
+    "train_shared",
 ]
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from ptune.training import Result as Result
     from ptune.training import train as train
     from ptune.training import train_replicas as train_replicas
+    from ptune.training import train_shared as train_shared
 
 
 def __getattr__(name: str) -> object:

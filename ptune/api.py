@@ -19,12 +19,14 @@ from torch import nn
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
-from ptune.data import Rows, answers_of, rows_for
+from ptune.data import Check, Rows, answers_of, check_tags, rows_for, sift
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
-from ptune.tasks import Example, Prediction, Task, TaskOptions, make_task
+from ptune.tags import scheme_of
+from ptune.tasks import Answer, Example, Prediction, Task, TaskOptions, make_task
 from ptune.template import Template
+from ptune.values import WORDS_FIELD, check_texts
 
 log = logging.getLogger("ptune")
 
@@ -42,10 +44,18 @@ class Backbone(backbones.Backbone):
         return predict(self, prompt, rows, batch_size=batch_size, force=force)
 
     def evaluate(
-        self, rows: Inputs, prompt: SoftPrompt, *, batch_size: int = 32, force: bool = False
+        self,
+        rows: Inputs,
+        prompt: SoftPrompt,
+        *,
+        batch_size: int = 32,
+        force: bool = False,
+        skip_bad_rows: bool = False,
     ) -> Evaluation:
         """How good the prompt is on labelled rows; see `ptune.evaluate`."""
-        return evaluate(self, prompt, rows, batch_size=batch_size, force=force)
+        return evaluate(
+            self, prompt, rows, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
+        )
 
 
 class Ready(NamedTuple):
@@ -111,6 +121,7 @@ def evaluate(
     *,
     batch_size: int = 32,
     force: bool = False,
+    skip_bad_rows: bool = False,
 ) -> Evaluation:
     """Score a prompt on labelled rows.
 
@@ -118,6 +129,8 @@ def evaluate(
         rows: a file, `hub:name`, or rows; with the label column that the prompt was trained with.
         batch_size: rows at once.
         force: accept a backbone that the prompt was not trained with.
+        skip_bad_rows: leave rows out that cannot be used, and say so on the package's log; else
+            the first one is refused.
     Returns:
         Loss, perplexity (of words) and the task's scores, and each row's prediction.
     Raises:
@@ -125,10 +138,10 @@ def evaluate(
     """
     ready = make_ready(backbone, prompt, force=force)
     found = _rows(prompt, rows)
-    column = str(prompt.settings.get("label_column", "label"))
-    kind = kind_of(prompt.task, str(prompt.settings.get("problem", "single-label")))
-    answers = answers_of(found, column, kind)
-    _check_known(found, answers, prompt.labels)
+    found, notes = sift(found, _check_of(prompt, skip_bad_rows), skip=skip_bad_rows)
+    for note in notes:
+        log.warning("%s", note)
+    answers = _answers(prompt, found)
     examples = _told_cut(ready.task.examples(found, answers))
     return evaluate_examples(*ready, examples, batch_size=batch_size)
 
@@ -156,6 +169,29 @@ def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
     return found
 
 
+def _answers(prompt: SoftPrompt, rows: Rows) -> Sequence[Answer]:
+    column = str(prompt.settings.get("label_column", "label"))
+    kind = kind_of(prompt.task, str(prompt.settings.get("problem", "single-label")))
+    return answers_of(rows, column, kind)
+
+
+def _check_of(prompt: SoftPrompt, texts_too: bool) -> Check:
+    """What makes a labelled row bad; texts that are missing are also said where they are used."""
+    tagged = prompt.task == "token-classification"
+    fields = Template.parse(prompt.template).fields if texts_too else ()
+    texts = [name for name in fields if not (tagged and name == WORDS_FIELD)]
+    scheme = str(prompt.settings.get("scheme", "auto"))
+    scheme = scheme_of(prompt.labels) if scheme == "auto" else scheme
+
+    def check(rows: Rows) -> None:
+        _check_known(rows, _answers(prompt, rows), prompt.labels, tagged=tagged)
+        if tagged:
+            check_tags(rows, str(prompt.settings.get("label_column", "label")), scheme)
+        check_texts(rows, texts)
+
+    return check
+
+
 def _told_cut(examples: list[Example]) -> list[Example]:
     """Say once, on the log of the package, how many rows did not fit whole."""
     cut = sum(example.cut > 0 for example in examples)
@@ -174,15 +210,18 @@ def _only_field(template: Template) -> str:
     return template.fields[0]
 
 
-def _check_known(rows: Rows, answers: Sequence[object], labels: Sequence[str]) -> None:
+def _check_known(
+    rows: Rows, answers: Sequence[object], labels: Sequence[str], *, tagged: bool
+) -> None:
     """Refuse a label that the prompt was never trained on, with its place."""
     if not labels:
         return
     for index, answer in enumerate(answers):
-        for label in answer if isinstance(answer, tuple) else (answer,):
+        for at, label in enumerate(answer if isinstance(answer, tuple) else (answer,)):
             if label not in labels:
                 known = ", ".join(map(repr, labels))
+                place = rows.place(index, at) if tagged else rows.where(index)
                 raise DataError(
-                    f"{rows.where(index)}: label {label!r} is unknown to the prompt. "
+                    f"{place}: label {label!r} is unknown to the prompt. "
                     f"Its labels: {known}. Mend the row, or train a prompt with this label."
                 )

@@ -26,9 +26,10 @@ from ptune.tasks import Prediction
 from ptune.training import Result
 from ptune.training.schedule import Plan
 from ptune.training.scores import spread
+from ptune.training.sharing import SHARED, SharedResult
 
 # Scores that are shares of 1 and are shown in percent.
-SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match"})
+SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"})
 console = Console()
 
 
@@ -161,6 +162,20 @@ def show_replicas(
         )
 
 
+def show_shared(result: SharedResult, output: Path) -> None:
+    """A table a set, and where the prompts lie."""
+    for name, one in result.results.items():
+        if one.scores:
+            show_scores({f"{name}, {split}": scores for split, scores in one.scores.items()})
+    console.print(
+        f"{result.steps} steps in {result.seconds:.1f} s. The prompts are in {output}/*/prompt; "
+        f"{output}/{SHARED}/prompt is the one that all sets share.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 # Settings of a preset that differ from run to run.
 _SHOWN = ("prompt_length", "lr", "batch_size", "epochs", "seed")
 
@@ -179,7 +194,23 @@ def show_presets(presets: Sequence[Preset]) -> None:
 
 
 def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
-    """A line a split, a column a score."""
+    """A line a split, a column a score; scores of a part of the answers have a table of theirs."""
+    whole = {
+        split: {name: score for name, score in row.items() if "/" not in name}
+        for split, row in scores.items()
+    }
+    parts = {
+        f"{split}, {part}": {
+            name.rpartition("/")[2]: row[name] for name in row if name.rpartition("/")[0] == part
+        }
+        for split, row in scores.items()
+        for part in dict.fromkeys(name.rpartition("/")[0] for name in row if "/" in name)
+    }
+    for lines in (whole, parts) if parts else (whole,):
+        _show_table(lines)
+
+
+def _show_table(scores: Mapping[str, Mapping[str, float]]) -> None:
     names = list(dict.fromkeys(name for row in scores.values() for name in row))
     table = Table("", *names)
     for split, row in scores.items():
@@ -255,12 +286,28 @@ def measured_lines(measured: Measured) -> list[str]:
 def prediction_line(prediction: Prediction) -> str:
     """One prediction for a reader."""
     answer = prediction.answer
+    if "entities" in prediction.more:
+        return marked_line(prediction.more["words"], prediction.more["entities"])
     if isinstance(answer, tuple):
         return ", ".join(answer) or "(none)"
     if isinstance(answer, float):
         return f"{answer:.4g}"
     share = prediction.probabilities.get(answer)
     return answer if share is None else f"{answer}  ({100 * share:.0f} %)"
+
+
+def marked_line(words: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence with its entities in brackets.
+
+    >>> marked_line(["Ann", "Lee", "left"], [{"type": "PER", "start": 0, "stop": 2}])
+    '[PER Ann Lee] left'
+    """
+    shown = list(words)
+    for entity in entities:
+        first, last = entity["start"], entity["stop"] - 1
+        shown[first] = f"[{entity['type']} {shown[first]}"
+        shown[last] = f"{shown[last]}]"
+    return " ".join(shown)
 
 
 def nearest_words(backbone: Any, prompt: SoftPrompt, count: int) -> list[str]:

@@ -14,17 +14,20 @@ Pieces of text between the braces are spelled one by one, so an anchor is the sa
 Where a sequence would be too long, its fields are cut at their ends, the longest first; virtual
 tokens, anchors and the room of the label are never touched.
 
+One field may hold a list of words, which is written as its words with a space before each; of
+every word it is known where its first token stands, and a row that is too long loses whole words.
+
 Knows strings and ids; no tensor, no model.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
-from ptune.errors import DataError, TemplateError, did_you_mean
+from ptune.errors import TemplateError
 from ptune.parts import Anchor, Field, Label, Mask, Part, Separator, Soft, fault
-from ptune.spelling import Frame, Ids, Span, Speller, Tokenizer, frame
+from ptune.spelling import Frame, Ids, Span, Spelled, Speller, Tokenizer, frame
+from ptune.values import text_of, words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Rendered:
         label_at: offset at which the label would be inserted; None without `{label}`.
         masks: offsets of the mask tokens.
         cut: field tokens that did not fit.
+        words: of the field of words, offset of each word's first token; -1 where the word did not
+            fit, or is written without a token.
     """
 
     ids: Ids
@@ -46,14 +51,7 @@ class Rendered:
     label_at: int | None
     masks: tuple[int, ...]
     cut: int
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """Rows that know where they stand."""
-
-    def where(self, index: int) -> str:
-        """The place of a row, e.g. 'train.csv, line 7'."""
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +70,7 @@ class _Value:
     lead: str
     opens: bool
     segment: int
+    words: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +104,9 @@ class Layout:
         *,
         max_tokens: int,
         label_words: Sequence[str] = (),
+        words: str | None = None,
     ) -> None:
-        binding = _Binding(source, parts, tokenizer, max_tokens)
+        binding = _Binding(source, parts, tokenizer, max_tokens, words)
         self.source = source
         self.slots = binding.slots
         self.texts = tuple(binding.texts)
@@ -175,19 +175,26 @@ class Layout:
         self.rows_cut += sum(row.cut > 0 for row in rendered)
         return rendered
 
-    def _spell_column(self, place: _Value, rows: Sequence[Mapping[str, object]]) -> list[Ids]:
-        texts = [_text(rows, index, place.field.name) for index in range(len(rows))]
-        return self._speller.spell(
+    def _spell_column(self, place: _Value, rows: Sequence[Mapping[str, object]]) -> list[Spelled]:
+        if place.words:
+            several = [words_of(rows, index, place.field.name) for index in range(len(rows))]
+            return self._speller.spell_words(several, lead=place.lead, opens=place.opens)
+        texts = [text_of(rows, index, place.field.name) for index in range(len(rows))]
+        spelled = self._speller.spell(
             [place.lead + text for text in texts], opens=place.opens, plain=True
         )
+        return [Spelled(ids) for ids in spelled]
 
-    def _render(self, values: Sequence[Ids]) -> Rendered:
-        capped = [ids[: place.field.limit] for ids, place in zip(values, self._values, strict=True)]
-        kept = shorten([len(ids) for ids in capped], self.field_tokens)
-        left = iter([ids[:keep] for ids, keep in zip(capped, kept, strict=True)])
+    def _render(self, values: Sequence[Spelled]) -> Rendered:
+        pairs = list(zip(values, self._values, strict=True))
+        room = [len(value.ids[: place.field.limit]) for value, place in pairs]
+        kept = shorten(room, self.field_tokens)
+        shown = [value.up_to(keep) for (value, _), keep in zip(pairs, kept, strict=True)]
+        left = iter(shown)
         ids: list[int] = []
         types: list[int] = []
         masks: list[int] = []
+        words: tuple[int, ...] = ()
         label_at = None
         for piece in self._pieces:
             match piece:
@@ -196,12 +203,14 @@ class Layout:
                     ids += piece.span.ids
                     types += piece.span.types
                 case _Value():
-                    ids += next(left)
-                    types += [piece.segment] * (len(ids) - len(types))
+                    value = next(left)
+                    words += tuple(len(ids) + at if at >= 0 else -1 for at in value.words)
+                    ids += value.ids
+                    types += [piece.segment] * len(value.ids)
                 case _Answer():
                     label_at = len(ids)
-        cut = sum(map(len, values)) - sum(kept)
-        return Rendered(tuple(ids), tuple(types), self.shared, label_at, tuple(masks), cut)
+        cut = sum(len(value.ids) for value in values) - sum(len(value.ids) for value in shown)
+        return Rendered(tuple(ids), tuple(types), self.shared, label_at, tuple(masks), cut, words)
 
     def _count_room(self, max_tokens: int, label_words: Sequence[str]) -> int:
         """Return what is left for the fields."""
@@ -240,10 +249,16 @@ class _Binding:
     """Walks through the parts once and spells everything that is not of a row."""
 
     def __init__(
-        self, source: str, parts: Sequence[Part], tokenizer: Tokenizer, max_tokens: int
+        self,
+        source: str,
+        parts: Sequence[Part],
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        words: str | None,
     ) -> None:
         self.source = source
         self.max_tokens = max_tokens
+        self._words = words
         self.mask_token, self.mask_id = tokenizer.mask_token, tokenizer.mask_token_id
         self.speller = Speller(tokenizer)
         self.pieces: list[_Piece] = []
@@ -292,7 +307,8 @@ class _Binding:
                 self._segment, self._opens = self._frame.segments[1], True
             case Field():
                 lead, opens = self._spell_before()
-                self.pieces.append(_Value(part, lead, opens, self._segment))
+                words = part.name == self._words
+                self.pieces.append(_Value(part, lead, opens, self._segment, words))
             case Label():
                 self.pieces.append(_Answer(*self._spell_before()))
 
@@ -362,37 +378,3 @@ def _count_shared(pieces: Sequence[_Piece]) -> int:
             break
         shared += len(piece.span.ids)
     return shared
-
-
-def _text(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
-    """Return a value of a row as text."""
-    row = rows[index]
-    value = row.get(name)
-    if isinstance(value, str) and value.isascii():
-        return value
-    place = rows.where(index) if isinstance(rows, Placed) else f"row {index + 1}"
-    if name not in row:
-        near = did_you_mean(name, [str(column) for column in row])
-        columns = ", ".join(str(column) for column in row) or "none"
-        raise DataError(
-            f'{place} has no column "{name}", which the template asks for. It has: {columns}.{near}'
-        )
-    where = f'{place}, column "{name}"'
-    if value is None or (isinstance(value, Number) and value != value):
-        raise DataError(f"{where}: the value is missing. Fill it in, or leave the row out.")
-    if not isinstance(value, str | Number):
-        kind = type(value).__name__
-        raise DataError(f"{where}: found a {kind}. Only text and numbers can be rendered.")
-    text = str(value)
-    _check_unicode(text, where)
-    return text
-
-
-def _check_unicode(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start + 1} is half of a surrogate pair, which stands for "
-            "nothing. Mend the file's encoding."
-        ) from None

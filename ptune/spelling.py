@@ -11,12 +11,15 @@ behind a marker, whose own tokens are then taken away.
 
 `frame` finds the special tokens that the tokenizer puts around one text, or two.
 
+`Speller.spell_words` writes a list of words and knows where each begins.
+
 Knows strings and ids; the tokenizer is passed in. Next: `ptune.layout` spells a template.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from itertools import accumulate, chain
+from typing import Any, NamedTuple, TypeAlias
 
 Ids: TypeAlias = tuple[int, ...]
 Tokenizer: TypeAlias = Any  # one of transformers: called with texts, has `mask_token`
@@ -26,13 +29,41 @@ Tokenizer: TypeAlias = Any  # one of transformers: called with texts, has `mask_
 _MARKERS = (",", "0", "a", ")")
 
 
+class Spelled(NamedTuple):
+    """A value of a row as ids; of a list of words, where each begins (-1: it has no token)."""
+
+    ids: Ids
+    words: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, words: Sequence[Ids]) -> "Spelled":
+        """Words, one behind the other."""
+        starts = accumulate(map(len, words[:-1]), initial=0)
+        ids = tuple(chain.from_iterable(words))
+        return cls(ids, tuple(at if word else -1 for at, word in zip(starts, words, strict=True)))
+
+    def up_to(self, length: int) -> "Spelled":
+        """The first ids, `length` at most; whole words, where there are words."""
+        if length >= len(self.ids):
+            return self
+        if not self.words:
+            return Spelled(self.ids[:length])
+        whole = max(at for at in (0, *self.words) if at <= length)
+        words = tuple(at if at < whole else -1 for at in self.words)
+        return Spelled(self.ids[:whole], words)
+
+
 class Speller:
-    """Writes pieces of one text as the tokenizer would write them where they stand."""
+    """Writes pieces of one text as the tokenizer would write them where they stand.
+
+    Attributes:
+        prefixes: whether the tokenizer puts a space in front of whatever it is given.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._unknown: int | None = getattr(tokenizer, "unk_token_id", None)
-        self._prefixes = self._opening_differs()
+        self.prefixes = self._opening_differs()
 
     def spell(self, texts: Sequence[str], *, opens: bool, plain: bool = False) -> list[Ids]:
         """Return the ids of each text, without the specials of `frame`.
@@ -42,7 +73,7 @@ class Speller:
             opens: nothing stands before them in their text.
             plain: a name of a special token in the text is not that token, where the tokenizer can.
         """
-        if opens or not self._prefixes:
+        if opens or not self.prefixes:
             return self._encode(texts, plain)
         found: dict[int, Ids] = {}
         for marker in _MARKERS:
@@ -58,6 +89,30 @@ class Speller:
         left = [at for at in range(len(texts)) if at not in found]
         found |= dict(zip(left, self._encode([texts[at] for at in left], plain), strict=True))
         return [found[at] for at in range(len(texts))]
+
+    def spell_words(
+        self, rows: Sequence[Sequence[str]], *, lead: str, opens: bool
+    ) -> list[Spelled]:
+        """Return the ids of lists of words: each with a space in front, each distinct one once.
+
+        That is how the tokenizer writes words which it is given one by one (`is_split_into_words`
+        of transformers, with `add_prefix_space` where there is one).
+
+        Args:
+            lead: white space before the first word, in place of its space.
+            opens: nothing stands before them in their text.
+        """
+        lead = lead or ("" if opens and self.prefixes else " ")
+        first = sorted({words[0] for words in rows})
+        later = sorted({word for words in rows for word in words[1:]})
+        opening = self.spell([lead + word for word in first], opens=opens, plain=True)
+        inside = self.spell([" " + word for word in later], opens=False, plain=True)
+        as_first = dict(zip(first, opening, strict=True))
+        as_later = dict(zip(later, inside, strict=True))
+        return [
+            Spelled.of([as_first[words[0]], *(as_later[word] for word in words[1:])])
+            for words in rows
+        ]
 
     def spell_one(self, text: str, *, opens: bool) -> Ids:
         """Return the ids of one text of the template itself."""

@@ -113,7 +113,12 @@ class Template:
                 raise fault(self.source, part.at, reason)
 
     def bind(
-        self, tokenizer: Tokenizer, *, max_tokens: int, label_words: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        label_words: Sequence[str] = (),
+        words: str | None = None,
     ) -> Layout:
         """Return the layout that renders rows with this tokenizer.
 
@@ -121,6 +126,7 @@ class Template:
             tokenizer: one of transformers, or one that is called alike.
             max_tokens: longest sequence, label included.
             label_words: the answers for which room is kept at `{label}`.
+            words: the field whose values are lists of words; None: there is none.
 
         Raises:
             TemplateError: the template does not fit, or the tokenizer lacks what it asks for.
@@ -131,6 +137,7 @@ class Template:
             tokenizer,
             max_tokens=max_tokens,
             label_words=label_words if self.has_label else (),
+            words=words,
         )
 
     def __str__(self) -> str:

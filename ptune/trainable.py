@@ -66,7 +66,7 @@ class TrainablePrompt(nn.Module):
     def tensors(self) -> PromptTensors:
         """Run the encoders. Their input is constant, so once a step is enough."""
         return PromptTensors(
-            vectors=None if self.shallow is None else _encode(self.shallow),
+            vectors=None if self.shallow is None else encode(self.shallow),
             deep=self._keys_values(),
             offset=self.offset,
         )
@@ -74,12 +74,18 @@ class TrainablePrompt(nn.Module):
     def _keys_values(self) -> dict[int, KeysValues]:
         if self.deep is None:
             return {}
-        return dict(zip(self.sites, self.deep.split(_encode(self.deep)), strict=True))
+        return dict(zip(self.sites, self.deep.split(encode(self.deep)), strict=True))
 
     def fold(self) -> PromptTensors:
         """The constant that the encoders compute in eval mode, without gradients. Exact."""
-        with torch.no_grad(), _evaluating(self):
+        with self.folding():
             return self.tensors()
+
+    @contextmanager
+    def folding(self) -> Iterator[None]:
+        """Eval mode, without gradients; the mode of each part is as before afterwards."""
+        with torch.no_grad(), _evaluating(self):
+            yield
 
 
 class BackboneWeights(nn.Module):
@@ -117,7 +123,8 @@ def _with_dots(name: str) -> str:
     return name.replace("/", ".")
 
 
-def _encode(encoder: Encoder) -> Float[Tensor, "slots width"]:
+def encode(encoder: Encoder) -> Float[Tensor, "slots width"]:
+    """What an encoder computes for all of its slots, in their order."""
     slots = encoder.slots
     device = next(encoder.parameters()).device
     return encoder(torch.arange(slots, device=device)[None])[0]

@@ -6,6 +6,7 @@ with ptune.
 
 import csv
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,15 +31,20 @@ def test_the_recipes_are_there():
         "trec_words",
         "twitter_complaints",
         "your_choices",
+        "wnut17_entities",
         "your_csv",
     }
+
+
+def tagged(recipe: Recipe) -> bool:
+    return recipe.task == "token-classification"
 
 
 @each
 def test_a_recipe_loads_and_its_template_fits_its_task(path):
     recipe = Recipe.load(path)
     template = Template.parse(recipe.template)
-    columns = COLUMNS.get(path.stem, ("text",))
+    columns = ("tokens",) if tagged(recipe) else COLUMNS.get(path.stem, ("text",))
     assert set(template.fields) <= {*columns, "choice"}
     assert ("choice" in template.fields) == (recipe.task == "multiple-choice")
     assert template.has_label == (recipe.task == "causal-lm")
@@ -72,10 +78,12 @@ def test_a_recipe_writes_to_a_folder_of_its_own(path):
 def labels_of(recipe: Recipe) -> list[str]:
     if recipe.task == "multiple-choice":
         return ["0", "1"]
+    if tagged(recipe):
+        return ["B-person", "I-person", "O"]
     return list(recipe.labels or recipe.verbalizer or ("science", "history"))
 
 
-def write_rows(path: Path, columns: tuple[str, ...], labels: list[str], count: int) -> None:
+def write_rows(path: Path, labels: list[str], count: int, columns: tuple[str, ...]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow([*columns, "label"])
@@ -85,15 +93,24 @@ def write_rows(path: Path, columns: tuple[str, ...], labels: list[str], count: i
         )
 
 
+def write_sentences(path: Path, tags: list[str], count: int) -> None:
+    sentence = "".join(f"word{at} {tag}\n" for at, tag in enumerate(tags))
+    path.write_text(f"{sentence}\n" * count, encoding="utf-8")
+
+
 @each
 def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
     from ptune.training import train_recipe
 
-    labels = labels_of(Recipe.load(path))
-    for name in ("train", "test"):
-        columns = COLUMNS.get(path.stem, ("text",))
-        write_rows(tmp_path / f"{name}.csv", columns, labels, 5 * len(labels))
-    changes = [f"{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    recipe = Recipe.load(path)
+    labels = labels_of(recipe)
+    columns = COLUMNS.get(path.stem, ("text",))
+    write_own = partial(write_rows, columns=columns)
+    write, suffix = (write_sentences, "conll") if tagged(recipe) else (write_own, "csv")
+    names = ["train", "test", *(["validation"] if recipe.validation else [])]
+    for name in names:
+        write(tmp_path / f"{name}.{suffix}", labels, 5 * len(labels))
+    changes = [f"{name}={tmp_path / name}.{suffix}" for name in names]
     if path.stem == "rte_pairs":  # the small model is a decoder, which joins no two texts
         changes.append("template={sentence1} {sentence2}")
     changes += [f"output={tmp_path / 'out'}", "backbone=ptune-tiny", "max_steps=1"]

@@ -1,7 +1,7 @@
 """The command line: one function a verb; each imports what it needs when it is called.
 
     app.py      the application, options that several verbs have
-    making.py   demo, train, bench, presets, settings
+    making.py   demo, train, share, bench, presets, settings
     using.py    evaluate, predict, inspect, push
 
 Bad input ends in one sentence on standard error and exit status 1; wrong usage in status 2.

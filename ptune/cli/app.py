@@ -44,6 +44,10 @@ TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+SkipOption = Annotated[
+    bool,
+    typer.Option("--skip-bad-rows", help="Leave out, count and list rows that cannot be used."),
+]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Rows at once.", min=1)]
 
 

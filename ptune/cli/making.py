@@ -1,4 +1,4 @@
-"""Verbs that make a prompt or measure how: `demo`, `train`, `bench`, `settings`, `presets`."""
+"""Verbs that make a prompt or measure how: `demo`, `train`, `share`, `bench`; their settings."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptune.cli.app import JsonOption, app, print_json
+from ptune.cli.app import JsonOption, SkipOption, app, print_json
 from ptune.errors import PtuneError
 
 
@@ -44,6 +44,7 @@ def train(
         str | None,
         typer.Option("--seeds", help="Train these seeds side by side, e.g. 0-7 or 0,3,5."),
     ] = None,
+    skip_bad_rows: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one prompt and write it, its checkpoints and its log to the recipe's output folder.
@@ -55,7 +56,9 @@ def train(
     """
     from ptune.config import Recipe
 
-    chosen = Recipe.load(recipe, overrides or [])  # mistakes first, before torch is imported
+    skipping = ["bad_rows=skip"] if skip_bad_rows else []
+    # Mistakes first, before torch is imported.
+    chosen = Recipe.load(recipe, [*(overrides or []), *skipping])
     if seeds is not None:
         _train_seeds(chosen, seeds, resume=resume, as_json=as_json)
         return
@@ -92,6 +95,60 @@ def _train_seeds(recipe: Any, text: str, *, resume: bool, as_json: bool) -> None
     errors = [result for result in results if isinstance(result, PtuneError)]
     if len(errors) == len(results):
         raise errors[0]
+
+
+@app.command()
+def share(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPES... [KEY=VALUE]...",
+            help="YAML files, one a set of rows, and settings to change in all of them.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the prompts.")] = Path("runs/shared"),
+    temperature: Annotated[
+        float, typer.Option(help="1 draws sets by their size; more brings small ones up.")
+    ] = 1.0,
+    rank_one: Annotated[
+        bool, typer.Option("--rank-one", help="Each set's prompt is the shared one times rank one.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one prompt on several sets of rows, with a head for each set.
+
+    Each recipe is a set, named as its file is. The prompt of every set is written to a folder of
+    its name in the output folder, the one they share to shared/prompt.
+
+    Example: ptune share rte.yaml boolq.yaml cb.yaml epochs=10 --output runs/nli
+    """
+    from ptune.config import Recipe
+
+    changes = [text for text in recipes if "=" in text and not Path(text).exists()]
+    files = [Path(text) for text in recipes if text not in changes]
+    chosen = {file.stem: Recipe.load(file, changes) for file in files}
+    if len(chosen) < len(files):
+        raise typer.BadParameter("two recipes have one name; their prompts would be one folder.")
+    from ptune.display import show_shared, watching
+    from ptune.training.sharing import train_shared
+
+    with watching(silent=as_json) as watcher:
+        result = train_shared(
+            chosen,
+            output=output,
+            temperature=temperature,
+            rank_one=rank_one,
+            resume=resume,
+            watcher=watcher,
+        )
+    if as_json:
+        scores = {name: one.scores for name, one in result.results.items()}
+        print_json({"output": str(output), "steps": result.steps, "scores": scores})
+    else:
+        show_shared(result, output)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from ptune.cli.app import (
     MapOption,
     PromptArgument,
     QuantizationOption,
+    SkipOption,
     TrustOption,
     Way,
     app,
@@ -36,6 +37,7 @@ def evaluate(
     trust_remote_code: TrustOption = False,
     batch_size: BatchOption = 32,
     force: ForceOption = False,
+    skip_bad_rows: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a prompt on labelled rows.
@@ -47,7 +49,10 @@ def evaluate(
     from ptune.api import evaluate as evaluate_prompt
     from ptune.display import show_scores
 
-    scores = evaluate_prompt(loaded, soft, data, batch_size=batch_size, force=force).scores
+    evaluation = evaluate_prompt(
+        loaded, soft, data, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
+    )
+    scores = evaluation.scores
     if as_json:
         print_json(scores)
     else:
@@ -91,7 +96,9 @@ def predict(
     rows: Any = texts if input_ is None else input_
     predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
     lines = [
-        json.dumps({"answer": p.answer, "probabilities": p.probabilities}, ensure_ascii=False)
+        json.dumps(
+            {"answer": p.answer, "probabilities": p.probabilities, **p.more}, ensure_ascii=False
+        )
         for p in predictions
     ]
     if output is not None:

@@ -13,11 +13,12 @@ from typing import Any
 from ptune.config.wording import show
 
 # Tasks whose answers a new head gives, which is trained with the prompt; see `trains_head`.
-TRAINED_HEAD = ("sequence-classification", "multiple-choice")
+TRAINED_HEAD = ("sequence-classification", "token-classification", "multiple-choice")
 # The first one is the default of its kind (`kind_of`).
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
     "multi-label": ("micro_f1", "macro_f1", "loss"),
+    "token-classification": ("f1", "precision", "recall", "accuracy", "loss"),
     "regression": ("pearson", "spearman", "mse", "loss"),
     "multiple-choice": ("accuracy", "loss"),
 }
@@ -93,6 +94,10 @@ def _chooses(v: Values) -> bool:
     return bool(v["task"] == "multiple-choice")
 
 
+def _tagged(v: Values) -> bool:
+    return bool(v["task"] == "token-classification")
+
+
 _ONLY_DEEP = "goes with method = p-tuning-v2 only; method is {method}."
 
 _FROZEN = "has nothing to train: the backbone is frozen. Set train_backbone: true, or leave it out."
@@ -135,8 +140,44 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     ),
     # task and data
     (
-        lambda v: v["task"] != "sequence-classification" and v["problem"] != "single-label",
+        lambda v: (
+            v["task"] != "sequence-classification"
+            and not _tagged(v)
+            and v["problem"] != "single-label"
+        ),
         "problem = {problem} needs a trained head. Set task: sequence-classification.",
+    ),
+    (
+        lambda v: _tagged(v) and v["problem"] != "single-label",
+        (
+            "problem = {problem} does not go with task = token-classification, which gives each "
+            "word one tag. Leave problem out."
+        ),
+    ),
+    (
+        lambda v: _tagged(v) and v["answer"] == "text",
+        "answer = text does not go with task = token-classification. Leave answer out.",
+    ),
+    (
+        lambda v: _tagged(v) and v["pooling"] != "auto",
+        (
+            "pooling = {pooling} does not go with task = token-classification, whose head sees the "
+            "first token of each word. Leave pooling out."
+        ),
+    ),
+    (
+        lambda v: _tagged(v) and v["few_shot"] is not None,
+        (
+            "few_shot = {few_shot} draws rows per label, and rows of task = token-classification "
+            "have many. Set max_rows instead."
+        ),
+    ),
+    (
+        lambda v: not _tagged(v) and v["scheme"] != "auto",
+        (
+            "scheme = {scheme} goes with task = token-classification only; task is {task}. "
+            "Leave scheme out."
+        ),
     ),
     (
         lambda v: _head(v) and bool(v["verbalizer"]),

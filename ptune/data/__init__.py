@@ -2,7 +2,8 @@
 
     train.csv  ->  Rows  ->  check_labels  ->  split_rows / few_shot  ->  Rows
     hub:name       rows.py   labels.py         draw.py
-    files.py, hub.py         choices.py        superglue.py: rows of a shape of their own
+    files.py, conll.py, hub.py   tags.py, choices.py     bad rows: sift.py
+    superglue.py: rows of a shape of their own
 
 Every mistake in the data is one sentence that names the file, the line and what to do.
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
@@ -13,20 +14,27 @@ from ptune.data.draw import Split, draw_rows, few_shot, few_shot_split, split_ro
 from ptune.data.labels import (
     Labels,
     answers_of,
+    check_known,
     check_labels,
     label_lists_of,
     labels_of,
     numbers_of,
 )
 from ptune.data.rows import Rows
+from ptune.data.sift import Check, Kept, sift
 from ptune.data.source import load_rows, rows_for
+from ptune.data.tags import check_tags, scheme_in, tags_of
 
 __all__ = [
+    "Check",
+    "Kept",
     "Labels",
     "Rows",
     "Split",
     "answers_of",
+    "check_known",
     "check_labels",
+    "check_tags",
     "draw_rows",
     "few_shot",
     "few_shot_split",
@@ -35,6 +43,9 @@ __all__ = [
     "load_rows",
     "numbers_of",
     "rows_for",
+    "scheme_in",
+    "sift",
     "split_rows",
+    "tags_of",
     "with_choices",
 ]

@@ -1,9 +1,11 @@
-"""Text files to rows: CSV, TSV, JSON lines, JSON. Nothing is guessed, every mistake has its line.
+"""Text files to rows: CSV, TSV, JSON, CoNLL. Nothing is guessed, every mistake has its line.
 
     .csv     header, commas, RFC 4180 quotes; a text may hold a line break
     .tsv     header, tabs, no quoting at all: a quote is a character like any other
     .jsonl   one object a line; all with the same keys
     .json    the same, or one list of objects
+    .conll   one word a line, its tag in the last column, a blank line between sentences
+             (.iob, .bio and .txt alike; ptune.data.conll)
 
 UTF-8, with or without a byte order mark; blank lines are skipped; CSV and TSV values are texts as
 they stand (an empty cell is an empty text). The csv and json modules are used because they know
@@ -16,11 +18,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ptune.data.conll import read_conll
 from ptune.data.rows import Row, Rows
 from ptune.errors import DataError, did_you_mean
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-SUFFIXES = (*_TEXT_SUFFIXES, ".parquet")
+_WORD_SUFFIXES = (".conll", ".iob", ".bio", ".txt")
+SUFFIXES = (*_TEXT_SUFFIXES, *_WORD_SUFFIXES, ".parquet")
 _A_LINE = 'Every line must be one object, e.g. {"text": "...", "label": "..."}.'
 _A_LIST = "The file must be one list of objects, or one object a line."
 
@@ -48,7 +52,7 @@ def check_file(path: Path) -> None:
 
 
 def read_text_file(path: Path) -> Rows:
-    """Read a CSV, TSV, JSON lines or JSON file.
+    """Read a CSV, TSV, JSON lines, JSON or CoNLL file.
 
     Raises:
         DataError: the file cannot be read as what its name says.
@@ -58,7 +62,10 @@ def read_text_file(path: Path) -> Rows:
     table = suffix in (".csv", ".tsv")
     if not text.strip():
         needs = "a header line and rows" if table else "one JSON object a line"
+        needs = "one word and its tag a line" if suffix in _WORD_SUFFIXES else needs
         raise DataError(f"{path}: the file is empty. It needs {needs}.")
+    if suffix in _WORD_SUFFIXES:
+        return read_conll(text, str(path))
     if table:
         return _read_table(text, str(path), delimiter="," if suffix == ".csv" else "\t")
     if suffix == ".json" and text.lstrip().startswith("["):

@@ -4,6 +4,7 @@
     multi-label    late|rude            -> ("late", "rude")      or a JSON list: ["late", "rude"]
     regression     4.5                  -> 4.5
     multiple-choice   1                 -> the text of the row's choice 1, from 0
+    token-classification                -> one a word: `ptune.data.tags`
 
 A label is kept exactly as it stands: case and white space count. Two labels that differ by white
 space only are refused, one with stray white space is told. Knows rows, not files and not tasks.
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ptune.data.rows import Rows
+from ptune.data.tags import tag_places, tags_of
 from ptune.errors import DataError, did_you_mean
 
 SEPARATOR = "|"
@@ -81,6 +83,8 @@ def answers_of(
         return numbers_of(rows, column)
     if kind == "multiple-choice":
         return choices_of(rows, column)
+    if kind == "token-classification":
+        return tags_of(rows, column)
     return label_lists_of(rows, column) if kind == "multi-label" else labels_of(rows, column)
 
 
@@ -91,6 +95,7 @@ def check_labels(
     *,
     labels: Sequence[str] | None = None,
     multi: bool = False,
+    tagged: bool = False,
 ) -> Labels:
     """Return the labels of a task, after a look at every row that has one.
 
@@ -99,69 +104,91 @@ def check_labels(
         others: rows to validate or test on; their labels must be known.
         labels: the labels in their order; if left out, those of `train`, sorted.
         multi: whether a row has any number of labels.
+        tagged: whether a row has one for each word.
 
     Raises:
         DataError: `train` has one label only, a label is not known, or two differ by white space.
     """
-    found = _places(train, column, multi)
+    found = _places(train, column, multi, tagged)
     names = tuple(sorted(found)) if labels is None else tuple(labels)
-    notes = _check_white_space(train, found)
+    notes = _check_white_space(found)
     if len(found) < (1 if multi else 2):
         raise DataError(_too_few(train, column, found))
     given = labels is not None
     unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
-    _check_known(train, found, names, unknown)
+    _check_known(found, names, unknown)
     for rows in others:
-        _check_known(rows, _places(rows, column, multi), names, unknown)
+        check_known(rows, column, names, unknown, multi=multi, tagged=tagged)
     unseen = [name for name in names if name not in found]
     if unseen:
         notes.append(f"{train.source}: no row has the label {_listed(unseen)}.")
     return Labels(names, tuple(notes))
 
 
-def _places(rows: Rows, column: str, multi: bool) -> dict[str, int]:
-    """Return every label with the first row that has it."""
-    first: dict[str, int] = {}
+def check_known(
+    rows: Rows,
+    column: str,
+    names: tuple[str, ...],
+    unknown: str,
+    *,
+    multi: bool = False,
+    tagged: bool = False,
+) -> None:
+    """Refuse a label that is none of `names`.
+
+    Args:
+        unknown: what is said of such a label, as a verb and what follows.
+
+    Raises:
+        DataError: names the place of the label.
+    """
+    _check_known(_places(rows, column, multi, tagged), names, unknown)
+
+
+def _places(rows: Rows, column: str, multi: bool, tagged: bool) -> dict[str, str]:
+    """Return every label with the first place that it stands at."""
+    if tagged:
+        return tag_places(rows, column)
+    first: dict[str, str] = {}
     if multi:
         per_row = label_lists_of(rows, column)
     else:
         per_row = [(label,) for label in labels_of(rows, column)]
     for i, labels in enumerate(per_row):
         for label in labels:
-            first.setdefault(label, i)
+            if label not in first:
+                first[label] = rows.where(i)
     return first
 
 
-def _check_white_space(rows: Rows, found: dict[str, int]) -> list[str]:
+def _check_white_space(found: dict[str, str]) -> list[str]:
     """Refuse labels that look alike; return a sentence for a label with stray white space."""
     notes = []
     stripped = Counter(label.strip() for label in found)
-    for label, first in found.items():
+    for label, place in found.items():
         if label == label.strip():
             continue
         if stripped[label.strip()] > 1:
             twin = next(o for o in found if o != label and o.strip() == label.strip())
             raise DataError(
-                f"{rows.where(first)}: label {label!r} differs from {twin!r} by white space only. "
+                f"{place}: label {label!r} differs from {twin!r} by white space only. "
                 "White space counts in a label; mend the rows."
             )
-        notes.append(
-            f"{rows.where(first)}: label {label!r} begins or ends with white space, which is kept."
-        )
+        notes.append(f"{place}: label {label!r} begins or ends with white space, which is kept.")
     return notes
 
 
-def _check_known(rows: Rows, found: dict[str, int], names: tuple[str, ...], unknown: str) -> None:
-    for label, first in found.items():
+def _check_known(found: dict[str, str], names: tuple[str, ...], unknown: str) -> None:
+    for label, place in found.items():
         if label not in names:
             near = did_you_mean(label, list(names))
             raise DataError(
-                f"{rows.where(first)}: label {label!r} {unknown}. Known: {_listed(names)}.{near} "
+                f"{place}: label {label!r} {unknown}. Known: {_listed(names)}.{near} "
                 "Mend the row, or add the label."
             )
 
 
-def _too_few(train: Rows, column: str, found: dict[str, int]) -> str:
+def _too_few(train: Rows, column: str, found: dict[str, str]) -> str:
     if not found:
         return f"{train.source}: column {column} holds no label in any row. Add rows with labels."
     return (

@@ -25,6 +25,7 @@ class Rows(Sequence[Row]):
         items: the rows.
         numbers: where each row stands in the source, from 1.
         unit: what `numbers` counts: "line" or "row".
+        stretched: each word of a row has a line of its own, the first one that of the row.
     """
 
     source: str
@@ -32,9 +33,17 @@ class Rows(Sequence[Row]):
     items: tuple[Row, ...]
     numbers: tuple[int, ...]
     unit: str
+    stretched: bool = False
 
     @classmethod
-    def of(cls, source: str, unit: str, numbered: Iterable[tuple[int, Row]]) -> "Rows":
+    def of(
+        cls,
+        source: str,
+        unit: str,
+        numbered: Iterable[tuple[int, Row]],
+        *,
+        stretched: bool = False,
+    ) -> "Rows":
         """Make rows from (number, mapping) pairs.
 
         Raises:
@@ -56,7 +65,7 @@ class Rows(Sequence[Row]):
                     f"{numbers[0]} has {_names(columns)}. Every row needs the same keys; "
                     "write null where a value is missing."
                 )
-        return cls(source, columns, tuple(items), tuple(numbers), unit)
+        return cls(source, columns, tuple(items), tuple(numbers), unit, stretched)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -76,6 +85,12 @@ class Rows(Sequence[Row]):
     def where(self, index: int) -> str:
         """Return the place of a row in its source, e.g. 'train.csv, line 7'."""
         return f"{self.source}, {self.unit} {self.numbers[index]}"
+
+    def place(self, index: int, word: int) -> str:
+        """Return the place of a word (from 0) of a row, e.g. 'train.conll, line 9'."""
+        if self.stretched:
+            return f"{self.source}, {self.unit} {self.numbers[index] + word}"
+        return f"{self.where(index)}, word {word + 1}"
 
     def take(self, indices: Iterable[int]) -> "Rows":
         """Return the rows at `indices`, in that order."""

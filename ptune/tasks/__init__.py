@@ -7,7 +7,12 @@ from collections.abc import Callable, Mapping
 
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError
-from ptune.tasks import causal_lm, multiple_choice, sequence_classification
+from ptune.tasks import (
+    causal_lm,
+    multiple_choice,
+    sequence_classification,
+    token_classification,
+)
 from ptune.tasks.options import TaskOptions as TaskOptions
 from ptune.tasks.task import Answer as Answer
 from ptune.tasks.task import Example as Example
@@ -21,6 +26,7 @@ TASKS: Mapping[str, Bind] = {
     "causal-lm": causal_lm.bind,
     "multiple-choice": multiple_choice.bind,
     "sequence-classification": sequence_classification.bind,
+    "token-classification": token_classification.bind,
 }
 
 

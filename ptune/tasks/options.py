@@ -30,6 +30,7 @@ class TaskOptions:
         choose_by: what a choice of a row is scored by.
         pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
         head_dropout: on the states that a trained head sees, while it is trained; 0 .. 0.9.
+        scheme: how the tags of words write entities; "auto" is `ptune.tags.scheme_of`.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     """
@@ -41,6 +42,7 @@ class TaskOptions:
     choose_by: ChooseBy = "head"
     pooling: Literal["auto"] | Pooling = "auto"
     head_dropout: float = 0.0
+    scheme: Literal["auto", "bio", "iob1", "bioes", "plain"] = "auto"
     max_tokens: int = 512
     offset: int = 0
 

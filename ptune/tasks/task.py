@@ -56,11 +56,13 @@ class Prediction:
 
     Args:
         answer: a label, several labels, a number, or generated text.
-        probabilities: of every label, where the task has labels.
+        probabilities: of every label, where the task has labels for a row as a whole.
+        more: what else the task says of the row, as JSON has it.
     """
 
     answer: Answer
     probabilities: dict[str, float] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

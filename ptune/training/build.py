@@ -59,16 +59,27 @@ def build_prompt(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         head = task.head(backbone.geometry.hidden)
+    _start_head(head, start, recipe, task)
     weights = BackboneWeights(backbone.model) if recipe.train_backbone else None  # thaws them
     return TrainablePrompt(
         shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head, backbone=weights
     )
 
 
+def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task) -> None:
+    """A prompt to start from gives its head, too, where that answers the same question."""
+    given = start.prompt
+    if head is None or given is None:
+        return
+    if given.head and given.task == recipe.task and given.labels == task.labels:
+        head.load_state_dict(dict(given.head))
+
+
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
     read = trains_head(recipe.task, recipe.choose_by) and backbone.geometry.causal
-    if read and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
+    pools = read and recipe.task != "token-classification"
+    if pools and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
         raise ConfigError(
             "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
             "or mean."

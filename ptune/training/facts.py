@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ptune import metrics
 from ptune.backbone import Backbone
-from ptune.config import Recipe
+from ptune.config import Recipe, kind_of
 from ptune.data import labels_of
 from ptune.tasks import Example
 from ptune.tasks.flat import rows_cut
@@ -36,7 +36,7 @@ def facts_of(
     cut = rows_cut(training)
     if cut:
         facts["rows cut"] = f"{cut} of {len(training)} training rows were too long and were cut."
-    if recipe.problem == "single-label" and data.labels:
+    if kind_of(recipe.task, recipe.problem) == "single-label" and data.labels:
         said = metrics.imbalance(labels_of(data.train, recipe.label_column))
         facts |= {"imbalance": said} if said else {}
     if notes:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from ptune import sharding
 from ptune.artifact import exists
 from ptune.backbone import Backbone
+from ptune.batch import PromptTensors
 from ptune.config import Recipe, trains_head
 from ptune.errors import ConfigError, TrainingError
 from ptune.loading import named_device
@@ -99,7 +101,8 @@ def sources_of(recipe: Recipe) -> Sources:
 
 def _with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
     """The recipe with the backbone's pooling in place of "auto": artifacts say what was trained."""
-    if not trains_head(recipe.task, recipe.choose_by) or recipe.pooling != "auto":
+    pools = trains_head(recipe.task, recipe.choose_by) and recipe.task != "token-classification"
+    if not pools or recipe.pooling != "auto":
         return recipe
     return recipe.changed(pooling=backbone.pooling)
 
@@ -235,7 +238,7 @@ class _Made:
 
 def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     recipe, data, main = job.recipe, job.data, accelerator.is_main_process
-    task, prompt = _task_and_prompt(recipe, backbone, data)
+    task, prompt = task_and_prompt(recipe, backbone, data)
     training, validation, testing, notes = encode_rows(recipe, backbone, task, data)
     autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
     learner = Learner(
@@ -247,7 +250,7 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         plan=plan_of(recipe, backbone, task, training),
         device=backbone.device,
         output=job.output,
-        identity=_identity(recipe, backbone, data),
+        identity=identity_of(recipe, backbone, data),
         report=Report(
             job.output if main else None,
             tracker=recipe.tracker,
@@ -300,13 +303,21 @@ def _test(loop: Loop, made: Sequence[_Made]) -> None:
 
 
 def _result(one: _Made, backbone: Backbone, seconds: float) -> Result:
-    soft = _soft_prompt(one, backbone)
+    recipe, prompt, task = one.job.recipe, one.learner.prompt, one.learner.task
+    made = soft_prompt(recipe, backbone, one.job.data.template, task, prompt.fold(), prompt.head)
+    soft = replace(
+        made,
+        scores=one.scores,
+        trained_parameters=prompt.numbers,
+        backbone_weights={} if prompt.backbone is None else prompt.backbone.named(),
+    )
     return Result(soft, one.scores, one.learner.progress.step, seconds, one.facts)
 
 
-def _task_and_prompt(
+def task_and_prompt(
     recipe: Recipe, backbone: Backbone, data: RunRows
 ) -> tuple[Task, TrainablePrompt]:
+    """The recipe's task, bound, and its prompt at its start."""
     task = task_of(recipe, data.template, backbone, data.labels)
     prompt = build_prompt(recipe, backbone, task, data.template, task.layout)
     if prompt.offset:  # its keys stand at positions that rows then cannot have
@@ -335,29 +346,32 @@ _NOT_IDENTITY = frozenset(
 )
 
 
-def _identity(recipe: Recipe, backbone: Backbone, data: RunRows) -> dict[str, Any]:
+def identity_of(recipe: Recipe, backbone: Backbone, data: RunRows) -> dict[str, Any]:
     """What must be equal for a run to go on where another one stopped."""
     settings = {k: v for k, v in recipe.to_dict().items() if k not in _NOT_IDENTITY}
     return {**settings, "data": data.fingerprint(), "fingerprint": backbone.fingerprint}
 
 
-def _soft_prompt(one: _Made, backbone: Backbone) -> SoftPrompt:
-    recipe, prompt, task = one.job.recipe, one.learner.prompt, one.learner.task
-    folded = prompt.fold()
+def soft_prompt(
+    recipe: Recipe,
+    backbone: Backbone,
+    template: Template,
+    task: Task,
+    folded: PromptTensors,
+    head: nn.Module | None,
+) -> SoftPrompt:
+    """What ships: the folded prompt with all that is needed to use it."""
     return SoftPrompt(
-        template=one.job.data.template.source,
+        template=template.source,
         task=recipe.task,
         slots=0 if folded.vectors is None else len(folded.vectors),
         vectors=None if folded.vectors is None else folded.vectors.cpu(),
         deep={s: type(kv)(kv.keys.cpu(), kv.values.cpu()) for s, kv in folded.deep.items()},
         offset=folded.offset,
-        head=head_tensors(prompt.head),
-        backbone_weights={} if prompt.backbone is None else prompt.backbone.named(),
+        head=head_tensors(head),
         labels=task.labels,
         verbalizer={k: list(v) for k, v in recipe.verbalizer.items()},
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         settings=recipe.to_dict(),
-        scores=one.scores,
-        trained_parameters=prompt.numbers,
     )

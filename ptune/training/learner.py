@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ptune.batch import PromptTensors
 from ptune.errors import TrainingError
-from ptune.evaluation import Evaluation, Measured, summarize
+from ptune.evaluation import Evaluation, Measured, Part, summarize
 from ptune.run import Read
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
@@ -95,12 +95,20 @@ class Learner:
 
     def tensors(self) -> PromptTensors:
         """Run the encoders, with random numbers of this learner's own."""
-        with self._drawing():
+        with self.drawing():
             return self.prompt.tensors()
+
+    def part(self, examples: Sequence[Example]) -> Part:
+        """Rows of its own with the prompt as it is trained: what it adds to a pass."""
+        return Part(self.tensors(), self.task, examples)
+
+    def folded(self, examples: Sequence[Example]) -> list[Part]:
+        """Rows, in their order, with the folded prompt: what it adds to an evaluation."""
+        return [Part(self.prompt.fold(), self.task, examples, self.prompt.head)]
 
     def losses(self, read: Read, examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         """The loss of each example from what the backbone said at its reads."""
-        with self._drawing():
+        with self.drawing():
             return self.task.loss(read, examples, self.prompt.head)
 
     def clip(self) -> Float[Tensor, ""]:
@@ -164,10 +172,18 @@ class Learner:
         Raises:
             TrainingError: a loss is no number any more.
         """
+        self.check(measured)
+        return summarize(self.task, measured, examples)
+
+    def check(self, measured: Sequence[Measured]) -> None:
+        """Refuse losses that are no numbers any more.
+
+        Raises:
+            TrainingError: says at which step.
+        """
         for one in measured:
             if not math.isfinite(one.loss):
                 raise TrainingError(self._diverged(self.progress.step, f"loss {one.loss:g}"))
-        return summarize(self.task, measured, examples)
 
     def judge(self, evaluation: Evaluation) -> None:
         """Keep the prompt where its validation score is the best so far.
@@ -254,7 +270,7 @@ class Learner:
         return loaded.notes
 
     @contextmanager
-    def _drawing(self) -> Iterator[None]:
+    def drawing(self) -> Iterator[None]:
         """What is drawn inside follows from this learner's seed and its own steps alone."""
         with _own_random_state(self._device):
             _set_random_state(self._random, self._device)

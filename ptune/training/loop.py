@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from ptune import sharding
 from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TrainingError
-from ptune.evaluation import Measured, Part, measure_together, read_together
+from ptune.evaluation import Measured, measure_together, read_together
 from ptune.tasks import Example
 from ptune.training.learner import Learner
 from ptune.training.schedule import Plan
@@ -51,7 +52,7 @@ class Step(nn.Module):
     def forward(self, shares: Sequence[Share]) -> list[Float[Tensor, " examples"]]:
         """Of each learner, each example's loss; its encoders run once."""
         backbone, trunk = self._frozen
-        parts = [Part(learner.tensors(), learner.task, rows) for learner, rows in shares]
+        parts = [learner.part(rows) for learner, rows in shares]
         reads = read_together(backbone, parts, trunk)
         return [
             learner.losses(read, rows) for (learner, rows), read in zip(shares, reads, strict=True)
@@ -183,19 +184,24 @@ class Loop:
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         modes = [learner.prompt.training for learner, _ in asked]
+        for learner, _ in asked:
+            learner.prompt.eval()
         parts = [
-            Part(
-                learner.prompt.eval().fold(),
-                learner.task,
-                _filled(rows, rank, world),  # as many passes in every process
-                learner.prompt.head,
-            )
+            learner.folded(_filled(rows, rank, world))  # as many passes in every process
             for learner, rows in asked
         ]
-        sizes = [learner.options.evaluation_batch_size for learner, _ in asked]
-        mine = measure_together(self.backbone, parts, batch_sizes=sizes, trunk=self.trunk)
+        sizes = [
+            learner.options.evaluation_batch_size
+            for (learner, _), own in zip(asked, parts, strict=True)
+            for _ in own
+        ]
+        found = measure_together(
+            self.backbone, list(chain(*parts)), batch_sizes=sizes, trunk=self.trunk
+        )
         for (learner, _), training in zip(asked, modes, strict=True):
             learner.prompt.train(training)
+        each = iter(found)
+        mine = [list(chain(*(next(each) for _ in own))) for own in parts]
         return [
             _in_order(gather_object(own[: len(rows[rank::world])]), len(rows), world)
             for own, (_, rows) in zip(mine, asked, strict=True)

@@ -32,7 +32,7 @@ SHARED = frozenset(
         *("backbone", "dtype", "device", "trust_remote_code", "revision", "offline"),
         *("device_map", "offload_folder", "quantization"),
         *("precision", "gradient_checkpointing", "compile", "trunk_cache"),
-        *("train", "validation", "test", "label_column", "columns", "labels"),
+        *("train", "validation", "test", "label_column", "columns", "labels", "bad_rows"),
         *("task", "problem", "answer", "output"),
     }
 )
@@ -173,7 +173,7 @@ def _folders(
             "its own."
         )
     for name in chosen:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise ConfigError(f'names: "{name}" cannot be the name of a folder. Choose another.')
     return [None] * count if output is None else [Path(output) / name for name in chosen]
 

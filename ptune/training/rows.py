@@ -15,18 +15,26 @@ from pathlib import Path
 
 from ptune.config import Recipe, kind_of
 from ptune.data import (
+    Check,
+    Kept,
     Rows,
     answers_of,
+    check_known,
     check_labels,
+    check_tags,
     draw_rows,
     few_shot,
     few_shot_split,
     rows_for,
+    scheme_in,
+    sift,
     split_rows,
 )
+from ptune.data.labels import CHOICE
 from ptune.errors import ConfigError, TemplateError
 from ptune.tasks import Answer
 from ptune.template import Template
+from ptune.values import WORDS_FIELD, check_texts
 
 Source = str | Path | Sequence[Mapping[str, object]] | Rows
 
@@ -64,25 +72,34 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     Raises:
         ConfigError, DataError, TemplateError: something does not fit; the message names the file.
     """
-    rows = _load(recipe, sources.train)
+    first = _read(recipe, sources.train)
+    check = _check_of(recipe, first)
+    rows, told = _kept(recipe, first, check)
     hold_out = sources.validation is None and recipe.validation_share > 0
     rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
     if sources.validation is not None:
-        validation = _load(recipe, sources.validation)
-    test = None if sources.test is None else _load(recipe, sources.test)
-    others = [other for other in (validation, test) if other is not None]
+        validation, more = _kept(recipe, _read(recipe, sources.validation), check)
+        told += more
+    test = None
+    if sources.test is not None:
+        test, more = _kept(recipe, _read(recipe, sources.test), check)
+        told += more
     labels: tuple[str, ...] = ()
     if not _has_labels(recipe):
-        for part in (rows, *others):
-            answers_in(recipe, part)
+        for part in (rows, validation, test):
+            if part is not None:
+                answers_in(recipe, part)
     else:
-        multi = recipe.problem == "multi-label"
-        found = check_labels(rows, others, recipe.label_column, labels=recipe.labels, multi=multi)
+        found = check_labels(rows, (), recipe.label_column, labels=recipe.labels, **_form(recipe))
         labels, notes = found.names, notes + found.notes
+        validation, more = _with_known(recipe, rows, validation, labels)
+        test, last = _with_known(recipe, rows, test, labels)
+        notes += more + last
     template = Template.parse(recipe.template or default_template(recipe, rows))
-    for part in (rows, *others):
-        _check_columns(template, part)
-    return RunRows(template, rows, validation, test, labels, notes)
+    for part in (rows, validation, test):
+        if part is not None:
+            _check_columns(template, part)
+    return RunRows(template, rows, validation, test, labels, told + notes)
 
 
 def _has_labels(recipe: Recipe) -> bool:
@@ -104,7 +121,8 @@ def _drawn(
         rows = draw_rows(rows, recipe.max_rows, seed)
     if not hold_out:
         return rows, None, ()
-    labelled = _has_labels(recipe) and recipe.problem == "single-label"
+    one = kind_of(recipe.task, recipe.problem) == "single-label"
+    labelled = one and _has_labels(recipe)
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
 
@@ -115,12 +133,70 @@ def _check_columns(template: Template, rows: Rows) -> None:
         raise TemplateError(f"{rows.source}: {error}") from None
 
 
-def _load(recipe: Recipe, source: Source) -> Rows:
+def _read(recipe: Recipe, source: Source) -> Rows:
     return rows_for(source, recipe.to_dict())
+
+
+def _form(recipe: Recipe) -> dict[str, bool]:
+    """How many labels a row has, as `ptune.data.check_labels` asks for it."""
+    return {
+        "multi": recipe.problem == "multi-label",
+        "tagged": recipe.task == "token-classification",
+    }
+
+
+def _check_of(recipe: Recipe, rows: Rows) -> Check:
+    """What makes a row bad.
+
+    Args:
+        rows: all that there is to train on, which say how their tags are written.
+    """
+    tagged = recipe.task == "token-classification"
+    scheme: str = recipe.scheme
+    if tagged and scheme == "auto":
+        scheme = scheme_in(rows, recipe.label_column)
+
+    def check(some: Rows) -> None:
+        answers_in(recipe, some)
+        if tagged:
+            check_tags(some, recipe.label_column, scheme)
+        template = Template.parse(recipe.template or default_template(recipe, rows))
+        own = {WORDS_FIELD} if tagged else set()
+        if recipe.task == "multiple-choice":
+            own = {CHOICE}
+        check_texts(some, [name for name in template.fields if name not in own])
+
+    return check
+
+
+def _kept(recipe: Recipe, rows: Rows, check: Check) -> Kept:
+    """Rows without the bad ones, where the recipe says so."""
+    skip = recipe.bad_rows == "skip"
+    if not skip and recipe.task != "token-classification":  # said where each row is used
+        return Kept(rows, ())
+    return sift(rows, check, skip=skip)
+
+
+def _with_known(
+    recipe: Recipe, train: Rows, rows: Rows | None, labels: tuple[str, ...]
+) -> tuple[Rows | None, tuple[str, ...]]:
+    """Rows whose labels are known; others are refused, or left out where the recipe says so."""
+    if rows is None:
+        return None, ()
+    given = recipe.labels is not None
+    unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
+
+    def check(some: Rows) -> None:
+        check_known(some, recipe.label_column, labels, unknown, **_form(recipe))
+
+    return sift(rows, check, skip=recipe.bad_rows == "skip")
 
 
 def default_template(recipe: Recipe, rows: Rows) -> str:
     """The template where the recipe has none: virtual tokens, the one text column, the label."""
+    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+    if recipe.task == "token-classification":
+        return f"{soft}{{{WORDS_FIELD}}}"
     fields = [column for column in rows.columns if column != recipe.label_column]
     if not fields:
         raise ConfigError(
@@ -132,7 +208,6 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
             f"template is missing, and {rows.source} has several columns to choose from: "
             f'{", ".join(fields)}. Say how a row looks, e.g. template="{_example(recipe, fields)}".'
         )
-    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
     label = " Label : {label}" if recipe.task == "causal-lm" else ""
     return f"{soft}{{{fields[0]}}}{label}"
 

@@ -68,8 +68,8 @@ def test_an_unknown_name_is_refused(results):
 
     said = (
         '"bench:speed" is unknown. Known: attention_kernels, classic_job, defaults, first_step, '
-        "gpu, growth, label_scoring, quality_causal, quality_encoder, replicas, step_profile, "
-        "upper_layers, v2_encoder."
+        "gpu, growth, label_scoring, quality_causal, quality_encoder, quality_tagging, replicas, "
+        "step_profile, upper_layers, v2_encoder."
     )
     with pytest.raises(ValueError, match=re.escape(said)):
         tables.rewrite("<!-- bench:speed -->\n<!-- /bench -->", results)

@@ -249,3 +249,20 @@ def test_a_row_of_ten_thousand_words_is_cut_and_told_once(place, ptune, tmp_path
     code, out, err = ptune(*changed(place, *settings))
     assert code == 0
     assert (out + err).count("1 of 11 training rows were too long and were cut.") == 1
+
+
+def test_bad_rows_are_left_out_and_listed_where_the_user_says_so(ptune, place, trained, tmp_path):
+    good = (place / "train.csv").read_text()
+    bad = tmp_path / "bad.csv"
+    bad.write_text(f'{good}"no label",\n')
+    on = ("train", place / "recipe.yaml", f"train={bad}", "epochs=1", f"output={tmp_path}/run")
+    code, _, said = ptune(*on)
+    assert code == 1
+    assert f"{bad}, line {good.count(chr(10)) + 1}: column label holds no label" in said
+    code, _, said = ptune(*on, "--skip-bad-rows")
+    assert code == 0, said
+    told = "".join(said.split())  # the lines are as wide as the terminal
+    assert f"{bad}:1of11rowsisleftout:" in told
+    code, out, _ = ptune("evaluate", trained, "--data", bad, "--skip-bad-rows", "--json")
+    expected = ptune("evaluate", trained, "--data", place / "train.csv", "--json")
+    assert (code, out) == expected[:2]

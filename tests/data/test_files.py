@@ -268,7 +268,7 @@ def test_a_folder_is_told_with_the_files_in_it(tmp_path: Path):
     folder = tmp_path / "data"
     folder.mkdir()
     assert refusal(folder) == "data: is a folder, not a file. Name a file."
-    for name in ("b.csv", "a.parquet", "notes.txt"):
+    for name in ("b.csv", "a.parquet", "notes.md"):
         written(folder, name, "")
     assert refusal(folder) == (
         "data: is a folder, not a file. It holds a.parquet, b.csv: name one."
@@ -279,7 +279,7 @@ def test_a_folder_is_told_with_the_files_in_it(tmp_path: Path):
 def test_an_unknown_kind_of_file_is_refused(tmp_path: Path, name: str, kind: str):
     assert refusal(written(tmp_path, name, "a")) == (
         f"{name}: unknown kind of file ({kind}). "
-        "Known: .csv, .tsv, .jsonl, .ndjson, .json, .parquet."
+        "Known: .csv, .tsv, .jsonl, .ndjson, .json, .conll, .iob, .bio, .txt, .parquet."
     )
 
 

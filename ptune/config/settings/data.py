@@ -36,6 +36,9 @@ class DataSettings(BaseModel):
     labels: tuple[str, ...] | None = _setting(
         None, "Labels in their order; null: found in train, sorted."
     )
+    bad_rows: Literal["refuse", "skip"] = _setting(
+        "refuse", "A row that cannot be used stops the run, or is left out, counted and listed."
+    )
     verbalizer: dict[str, tuple[str, ...]] = _setting(
         {},
         "Label to answer word, where the word is not the label.",

@@ -13,8 +13,12 @@ _setting = partial(setting, group="task")
 class TaskSettings(BaseModel):
     """Task, template, and what a task leaves open."""
 
-    task: Literal["causal-lm", "sequence-classification", "multiple-choice"] = _setting(
-        "causal-lm", "Answer in words, by a trained head, or with one of the row's own choices."
+    task: Literal[
+        "causal-lm", "sequence-classification", "token-classification", "multiple-choice"
+    ] = _setting(
+        "causal-lm",
+        "Answer in words, by a trained head of a row or of each of its words, or with one of the "
+        "row's own choices.",
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -37,6 +41,9 @@ class TaskSettings(BaseModel):
     )
     head_dropout: float = _setting(
         0.0, "Dropout on the states that a trained head sees.", low=0.0, high=0.9
+    )
+    scheme: Literal["auto", "bio", "iob1", "bioes", "plain"] = _setting(
+        "auto", "How tags of words write entities; auto: bio, bioes or plain, by their prefixes."
     )
     template: str | None = _setting(
         None, "Layout of a row, e.g. {soft:20}{text} Label : {label}; null: made from the columns."

@@ -17,7 +17,17 @@ HEAD_LR = 5e-3
 BACKBONE_LR = 1e-5
 
 Metric = Literal[
-    "accuracy", "macro_f1", "micro_f1", "pearson", "spearman", "mse", "loss", "perplexity"
+    "accuracy",
+    "macro_f1",
+    "micro_f1",
+    "f1",
+    "precision",
+    "recall",
+    "pearson",
+    "spearman",
+    "mse",
+    "loss",
+    "perplexity",
 ]
 
 
@@ -91,7 +101,9 @@ class TrainingSettings(BaseModel):
         "better", "Keep a prompt whose score is better, or also a later one whose score is equal."
     )
     metric: Metric | None = _setting(
-        None, "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem."
+        None,
+        "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem; f1 of "
+        "entities.",
     )
     protocol: Literal["strict", "paper"] = _setting(
         "strict",

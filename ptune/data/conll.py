@@ -1,0 +1,79 @@
+r"""CoNLL files to rows: one word a line, a blank line between sentences.
+
+    -DOCSTART- -X- O O            skipped, and ends a sentence
+                                  tokens                        label
+    EU      NNP  B-NP  B-ORG      ["EU", "rejects", ...]        ["B-ORG", "O", ...]
+    rejects VBZ  B-VP  O
+    ...
+
+The first column is the word, the last one its tag; the others are passed over. Columns are parted
+by one tab, or by any spaces in a line that has no tab. A line of white space is a blank line. A
+file of words alone, to be predicted, has rows without tags.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from ptune.data.rows import Row, Rows
+from ptune.errors import DataError
+from ptune.values import WORDS_FIELD
+
+TAGS_COLUMN = "label"
+_DOCUMENT = "-DOCSTART-"
+
+_Line = tuple[int, list[str]]
+
+
+def read_conll(text: str, source: str) -> Rows:
+    """Read the text of a CoNLL file.
+
+    Raises:
+        DataError: a line has not as many columns as the first one; names the line.
+    """
+    sentences = list(_sentences(text))
+    if not sentences:
+        raise DataError(f"{source}: there is no sentence. It needs one word and its tag a line.")
+    _check_columns([line for sentence in sentences for line in sentence], source)
+    numbered = ((sentence[0][0], _row(sentence)) for sentence in sentences)
+    return Rows.of(source, "line", numbered, stretched=True)
+
+
+def _sentences(text: str) -> Iterator[list[_Line]]:
+    found: list[_Line] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        # No other white space: some tokenizers have words of it.
+        content = line.strip(" \t\r")
+        if content and not content.startswith(_DOCUMENT):
+            found.append((number, _columns(line)))
+        elif found:
+            yield found
+            found = []
+    if found:
+        yield found
+
+
+def _columns(line: str) -> list[str]:
+    line = line.rstrip("\r\n ")
+    if "\t" in line:
+        return [column.strip(" ") for column in line.split("\t")]
+    return [column for column in line.split(" ") if column]
+
+
+def _check_columns(lines: list[_Line], source: str) -> None:
+    for (_, before), (number, found) in pairwise([lines[0], *lines]):
+        if len(found) != len(before):
+            raise DataError(
+                f"{source}, line {number}: {len(found)} columns ({' | '.join(found)}), where the "
+                f"lines before have {len(before)}. Each line needs a word first and its tag last, "
+                "parted by one tab or by spaces; sentences are parted by a blank line."
+            )
+        if not found[0] or not found[-1]:
+            missing = "word" if not found[0] else "tag"
+            raise DataError(f"{source}, line {number}: there is no {missing}. Write one.")
+
+
+def _row(sentence: list[_Line]) -> Row:
+    words = [columns[0] for _, columns in sentence]
+    if len(sentence[0][1]) == 1:
+        return {WORDS_FIELD: words}
+    return {WORDS_FIELD: words, TAGS_COLUMN: [columns[-1] for _, columns in sentence]}

@@ -1,0 +1,77 @@
+"""Bad rows: refused at the first one, or left out, counted and listed.
+
+    kept = sift(rows, lambda row: answers_of(row, "label", kind), skip=True)
+    kept.notes     'train.csv: 2 of 900 rows are left out:', '  train.csv, line 7: ...', ...
+
+What is bad is said by the check: any function of rows that raises a `DataError` which names the
+place. Knows no task.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ptune.data.rows import Rows
+from ptune.errors import DataError
+
+# Looks at rows, and raises a DataError that names the place of the first bad one.
+Check = Callable[[Rows], object]
+
+# Bad rows that are listed one by one; beyond that they are counted.
+MOST_LISTED = 20
+
+
+class Kept(NamedTuple):
+    """The rows that are good, and sentences that the user should read."""
+
+    rows: Rows
+    notes: tuple[str, ...]
+
+
+def sift(rows: Rows, check: Check, *, skip: bool) -> Kept:
+    """Refuse bad rows, or leave them out.
+
+    Args:
+        rows: of one source.
+        check: is given all rows; where it raises and bad rows are skipped, each row alone.
+        skip: leave bad rows out and say which; False raises what the check raises.
+    Raises:
+        DataError: a row is bad and `skip` is False, or no row is good.
+
+    >>> from ptune.data import labels_of, load_rows
+    >>> rows = load_rows([{"label": "a"}, {"label": ""}, {"label": "b"}])
+    >>> kept = sift(rows, lambda row: labels_of(row, "label"), skip=True)
+    >>> len(kept.rows), kept.notes[0]
+    (2, 'the given rows: 1 of 3 rows is left out:')
+    """
+    try:
+        check(rows)
+    except DataError:
+        if not skip:
+            raise
+    else:
+        return Kept(rows, ())
+    found = [_fault(rows, index, check) for index in range(len(rows))]
+    good = [index for index, fault in enumerate(found) if not fault]
+    faults = [fault for fault in found if fault]
+    if not good:
+        raise DataError(f"{rows.source}: no row is good, so none can be skipped. {faults[0]}")
+    return Kept(rows.take(good), tuple(_told(rows, faults)))
+
+
+def _fault(rows: Rows, index: int, check: Check) -> str:
+    """What is wrong with a row; an empty text where nothing is."""
+    try:
+        check(rows.take([index]))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _told(rows: Rows, faults: list[str]) -> list[str]:
+    if not faults:  # what the check found is of no single row
+        return []
+    are = "is" if len(faults) == 1 else "are"
+    first = f"{rows.source}: {len(faults)} of {len(rows)} rows {are} left out:"
+    more = len(faults) - MOST_LISTED
+    rest = [f"  and {more} more."] if more > 0 else []
+    return [first, *(f"  {fault}" for fault in faults[:MOST_LISTED]), *rest]
