@@ -100,6 +100,8 @@ class Task:
         rows: how many training rows are drawn by seed; None takes all.
         test_rows: how many test rows are drawn, the same for every seed; None takes all.
         words: label -> word that says it; empty where labels are taken as they are.
+        train: its file of training rows.
+        fields: the columns that a row is made of.
         grid_seeds: splits on which learning rates of baselines are tried.
         chosen_on: rows that the best epoch is chosen on, where they are no part of `train`.
     """
@@ -111,18 +113,25 @@ class Task:
     rows: int | None = None
     test_rows: int | None = None
     words: Mapping[str, str] = field(default_factory=dict)
+    train: str = "train.csv"
+    fields: tuple[str, ...] = ("text",)
     grid_seeds: int = 1
     chosen_on: str | None = None
 
     def read(self, name: str, data: Path | None) -> Rows:
-        """The rows of a file: text and label, the label in words."""
+        """The rows of a file: texts and label, the label in words."""
         rows = load_rows(find_data(self.folder, data) / name)
         words = self.words or {str(row["label"]): str(row["label"]) for row in rows}
-        return load_rows([{"text": r["text"], "label": words[str(r["label"])]} for r in rows])
+        return load_rows(
+            [
+                {**{key: row[key] for key in self.fields}, "label": words[str(row["label"])]}
+                for row in rows
+            ]
+        )
 
     def data(self, args: Namespace, recipe: Recipe, *, tested: bool = True) -> Data:
         """The rows of the recipe's seed."""
-        rows = self.read("train.csv", args.data)
+        rows = self.read(self.train, args.data)
         count = self.rows if args.rows is None else args.rows
         if count is not None and count < len(rows):
             rows = draw_rows(rows, count, recipe.seed)

@@ -7,6 +7,7 @@ states, as MiniLM was trained and as ptune does by default where a model says so
 
     sst2   5,000 training rows drawn by seed, the full dev file (872 rows) as test
     trec   all 5,452 training rows, 500 test rows
+    rte    all 2,490 training pairs of sentences, the full dev file (277 pairs) as test
 
     linear head         ptune's head on the frozen states; its rate from a grid
     p-tuning-v2         ptune's defaults, nothing set by task
@@ -51,6 +52,14 @@ PREFIX_LR, PREFIX_TOKENS = 1e-2, 20
 TASKS = {
     "sst2": Task("sst2", folder="sst2", test="dev.csv", template="{text}", rows=5000),
     "trec": Task("trec", folder="trec", test="test.csv", template="{text}"),
+    "rte": Task(
+        "rte",
+        folder="glue_rte",
+        train="train.tsv",
+        test="dev.tsv",
+        fields=("sentence1", "sentence2"),
+        template="{sentence1}{sep}{sentence2}",
+    ),
 }
 
 
@@ -159,7 +168,7 @@ class PeftPrefix:
         )
         config = PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=PREFIX_TOKENS)
         self.model = get_peft_model(model, config)
-        self.train = data.train
+        self.train, self.fields = data.train, task.fields
 
     def groups(self) -> list[dict[str, Any]]:
         """Prefix and classifier at one rate."""
@@ -167,10 +176,10 @@ class PeftPrefix:
         return [{"params": weights, "lr": PREFIX_LR}]
 
     def _logits(self, rows: Sequence[Mapping[str, object]]) -> Tensor:
-        texts = [str(row["text"]) for row in rows]
+        texts = [[str(row[name]) for row in rows] for name in self.fields]
         longest = self.recipe.max_tokens - PREFIX_TOKENS
         inputs = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            *texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
         return self.model(**inputs).logits
 
@@ -186,7 +195,8 @@ class PeftPrefix:
     def scores(self, rows: Rows) -> Mapping[str, float]:
         """Accuracy, macro F1 and loss, rows of like length together."""
         self.model.eval()
-        order = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["text"])))
+        lengths = [sum(len(str(row[name])) for name in self.fields) for row in rows]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
         said: dict[int, str] = {}
         total = 0.0
         size = self.recipe.evaluation_batch_size

@@ -19,7 +19,7 @@ from torch import nn
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
-from ptune.data import Check, Rows, answers_of, check_tags, load_rows, sift
+from ptune.data import Check, Rows, answers_of, check_tags, load_rows, rows_for, sift
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
@@ -70,12 +70,15 @@ class Ready(NamedTuple):
 def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool = False) -> Ready:
     """Check a prompt against a backbone and bind its task.
 
+    A prompt whose backbone was trained too gets a copy of the backbone with its weights, every time
+    anew; `Ready.backbone` is that copy, and may be given in place of the backbone from then on.
+
     Args:
         force: accept a backbone that the prompt was not trained with.
     Raises:
         ArtifactError: the backbone is another one.
     """
-    prompt.check(backbone.fingerprint, backbone.name, force=force)
+    backbone = _with_its_weights(backbone, prompt, force=force)
     settings: Mapping[str, Any] = prompt.settings
     own = {
         "verbalizer": prompt.verbalizer,
@@ -95,6 +98,22 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
         head.load_state_dict(dict(prompt.head))
         head.to(backbone.device).eval()
     return Ready(backbone, prompt.tensors(backbone.device), task, head)
+
+
+def _with_its_weights(
+    backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool
+) -> backbones.Backbone:
+    """The backbone, checked; a copy with the prompt's own weights where it brings such."""
+    if prompt.backbone_weights and backbone.tuned_by == prompt.weights_digest:
+        return backbone
+    prompt.check(backbone.fingerprint, backbone.name, force=force)
+    if not prompt.backbone_weights:
+        return backbone
+    log.warning(
+        "The prompt was trained together with its backbone (train_backbone): it runs on a copy of "
+        "the backbone with its own weights."
+    )
+    return backbone.tuned(prompt.backbone_weights, prompt.weights_digest)
 
 
 def evaluate(
@@ -147,7 +166,7 @@ def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
     template = Template.parse(prompt.template)
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
         return load_rows([{_only_field(template): text} for text in rows])
-    found = load_rows(rows).with_fields(prompt.settings.get("columns") or {})
+    found = rows_for(rows, {**prompt.settings, "task": prompt.task})
     template.check(found.columns)
     return found
 

@@ -4,13 +4,14 @@
     backbone.geometry.sites         # its attention sites, in order
     backbone.fingerprint            # refuses prompts that were made for another model
 
-Weights are bit for bit the same before and after everything that ptune does. Knows no prompt:
-`ptune.run` brings the two together.
+Weights are bit for bit the same before and after everything that ptune does; a run that trains them
+(`train_backbone`) trains a copy. Knows no prompt: `ptune.run` brings the two together.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from transformers import PreTrainedModel
 from ptune import sharding
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
-from ptune.errors import BackboneError
+from ptune.errors import ArtifactError, BackboneError
 from ptune.inject import (
     Geometry,
     Injection,
@@ -79,6 +80,8 @@ class Backbone:
         self.compiled = False
         self.sharded = False
         self.quantization: str | None = None
+        # Hash of the weights of a prompt that brought its own (`tuned`).
+        self.tuned_by: str | None = None
 
     @classmethod
     def load(
@@ -224,6 +227,53 @@ class Backbone:
         sharding.shard(self.body, self._layers, device)
         self.model.to(device)
         self.sharded = True
+
+    def copied(self) -> "Backbone":
+        """Another backbone with the same weights, in memory of its own.
+
+        Raises:
+            BackboneError: it does not lie whole on one device.
+        """
+        if self.in_parts or self.quantization is not None:
+            raise BackboneError(
+                f'"{self.name}" is quantised, sharded, or spread by a device map, so it cannot be '
+                "copied to carry other weights. Load it whole, on one device."
+            )
+        made = type(self)(
+            copy.deepcopy(self.model), self.tokenizer, self.name, pooling=self.pooling
+        )
+        made.fingerprint, made.tuned_by = self.fingerprint, self.tuned_by
+        return made
+
+    def tuned(self, weights: Mapping[str, Tensor], digest: str) -> "Backbone":
+        """A copy with other weights: those that were trained together with a prompt.
+
+        Args:
+            weights: by their names in the model; all of them.
+            digest: their hash, by which the copy is known from here on.
+        Raises:
+            ArtifactError: they are not those of this model.
+            BackboneError: it cannot be copied.
+        """
+        made = self.copied()
+        own = dict(made.model.named_parameters())
+        wrong = sorted(
+            name
+            for name in {*own, *weights}
+            if name not in own or name not in weights or own[name].shape != weights[name].shape
+        )
+        if wrong:
+            raise ArtifactError(
+                f'The prompt brings weights of its own, which do not fit "{self.name}": {wrong[0]} '
+                "is missing on one side, or has another shape. Load the backbone that the prompt "
+                "was made for, with the head that it was saved with."
+            )
+        with torch.no_grad():
+            for name, weight in own.items():
+                weight.copy_(weights[name])
+        made.fingerprint = {**self.fingerprint, "weights": digest[:32]}
+        made.tuned_by = digest
+        return made
 
     @property
     def in_parts(self) -> bool:

@@ -64,11 +64,23 @@ def _purpose(document: Mapping[str, Any], sites: Mapping[int, int]) -> str:
     if sites:
         length, places = _count(max(sites.values()), "position"), len(sites)
         what.append(f"keys and values for {length} at {_count(places, 'attention site')}")
+    if document.get("backbone_trained"):
+        truth = (
+            "**The backbone was trained too (`train_backbone`).** The files bring all of its "
+            "weights, and the prompt works with these alone. `ptune` runs it on a copy of the "
+            "model and leaves the model itself as it is."
+        )
+        kind = "model"
+    else:
+        truth = (
+            "It changes none of that model's weights and works with no other model; `ptune` checks "
+            "that when it is used."
+        )
+        kind = "frozen model"
     return (
         f"A soft prompt for the task `{document['task']}`: "
-        f"{' and '.join(what) or 'a template alone'}, made for the frozen model "
-        f"`{document['backbone']}`.\nIt changes none of that model's weights and works with no "
-        "other model; `ptune` checks that when it is used."
+        f"{' and '.join(what) or 'a template alone'}, made for the {kind} "
+        f"`{document['backbone']}`.\n{truth}"
     )
 
 
@@ -118,7 +130,10 @@ def _cell(text: str) -> str:
 
 
 def _example(document: Mapping[str, Any], source: str) -> str:
-    row = dict.fromkeys(Template.parse(document["template"]).fields, "...")
+    row: dict[str, object] = dict.fromkeys(Template.parse(document["template"]).fields, "...")
+    if document["task"] == "multiple-choice":
+        del row["choice"]
+        row |= _choices(document["settings"].get("choices"))
     return "\n".join(
         [
             "import ptune",
@@ -129,6 +144,14 @@ def _example(document: Mapping[str, Any], source: str) -> str:
             "print(backbone.predict(rows, prompt))",
         ]
     )
+
+
+def _choices(columns: object) -> dict[str, object]:
+    """Two choices, where the rows of the prompt have them."""
+    texts = ("one", "another")
+    if isinstance(columns, list | tuple):
+        return dict(zip(columns, texts, strict=False))
+    return {str(columns or "choices"): texts}
 
 
 def _training(document: Mapping[str, Any]) -> str:

@@ -10,9 +10,11 @@ template, labels and settings are carried along so that the prompt means the sam
 Next: `artifact/` for the files, `card.py` for the README.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite, nan
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
@@ -64,6 +66,8 @@ class SoftPrompt:
         deep: keys and values by attention site.
         offset: added to the positions of real tokens, in tokens.
         head: tensors of the trained head by name; empty where the backbone's own is used.
+        backbone_weights: the backbone's own weights by name, where they were trained too
+            (`train_backbone`); empty where it was frozen. The prompt works with these alone.
         labels: in the order of the head's outputs.
         verbalizer: label -> answer words.
         prior: label -> log-probability that is taken out of predictions (calibration); may be
@@ -85,6 +89,7 @@ class SoftPrompt:
     deep: Mapping[int, KeysValues] = field(default_factory=dict)
     offset: int = 0
     head: Mapping[str, Tensor] = field(default_factory=dict)
+    backbone_weights: Mapping[str, Tensor] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     verbalizer: Mapping[str, list[str]] = field(default_factory=dict)
     prior: Mapping[str, float] = field(default_factory=dict)
@@ -174,6 +179,8 @@ class SoftPrompt:
         summary["norms"] = [] if self.vectors is None else _norms(self.vectors)
         summary["sites"] = {str(s): list(kv.keys.shape) for s, kv in sorted(self.deep.items())}
         summary["head"] = {name: list(tensor.shape) for name, tensor in self.head.items()}
+        if self.backbone_weights:
+            summary["backbone_weights"] = sum(t.numel() for t in self.backbone_weights.values())
         summary["dtypes"] = sorted({str(t.dtype).removeprefix("torch.") for t in named.values()})
         summary["numbers"] = sum(tensor.numel() for tensor in named.values())
         summary["size_bytes"] = self.size_bytes
@@ -224,9 +231,19 @@ class SoftPrompt:
         values["labels"] = tuple(document["labels"])
         values["scores"] = _with_nan(document["scores"])
         try:
-            return cls(**values, **_parts(tensors))
+            prompt = cls(**values, **_parts(tensors))
+            prompt._check_weights(document.get("backbone_trained"))
         except ArtifactError as error:
             raise ArtifactError(f"{name}: {error}") from error
+        return prompt
+
+    def _check_weights(self, said: object) -> None:
+        """Refuse weights of the backbone that are not the ones that the document names."""
+        if said != (self.weights_digest if self.backbone_weights else None):
+            raise ArtifactError(
+                "its backbone was trained too, and the weights that it brings are not the ones "
+                "that its document names. Ask who made it."
+            )
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, api: HfApi | None = None
@@ -258,6 +275,8 @@ class SoftPrompt:
         document["scores"] = _without_nan(self.scores)
         if self.prior:
             document["prior"] = dict(self.prior)
+        if self.backbone_weights:
+            document["backbone_trained"] = self.weights_digest
         return document if self.license is None else {**document, "license": self.license}
 
     def _write(self, path: str | Path, title: str, source: str) -> None:
@@ -270,7 +289,18 @@ class SoftPrompt:
         named = {} if self.vectors is None else {"vectors": self.vectors}
         for site, (keys, values) in self.deep.items():
             named |= {f"deep.{site}.keys": keys, f"deep.{site}.values": values}
-        return named | {f"head.{name}": tensor for name, tensor in self.head.items()}
+        named |= {f"head.{name}": tensor for name, tensor in self.head.items()}
+        return named | {f"backbone.{name}": w for name, w in self.backbone_weights.items()}
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Hash of `backbone_weights`: names, shapes, kinds and bytes."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.backbone_weights.items()):
+            plain = weight.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(plain.shape)} {plain.dtype} ".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def _prior(name: str, found: Any) -> dict[str, float]:
@@ -291,15 +321,18 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Sort named tensors into vectors, deep prompt and head."""
     deep: dict[int, dict[str, Tensor]] = {}
     head: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if match := _DEEP.fullmatch(name):
             deep.setdefault(int(match[1]), {})[match[2]] = tensor
         elif name.startswith("head."):
             head[name.removeprefix("head.")] = tensor
+        elif name.startswith("backbone."):
+            weights[name.removeprefix("backbone.")] = tensor
         elif name != "vectors":
             raise ArtifactError(
-                f'"{name}" is no tensor of a prompt. Known: vectors, deep.N.keys, deep.N.values '
-                "and head.NAME. Ask who made it."
+                f'"{name}" is no tensor of a prompt. Known: vectors, deep.N.keys, deep.N.values, '
+                "head.NAME and backbone.NAME. Ask who made it."
             )
     for site, pair in deep.items():
         if len(pair) == 1:
@@ -308,7 +341,8 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
                 "Ask who made it."
             )
     pairs = {site: KeysValues(pair["keys"], pair["values"]) for site, pair in sorted(deep.items())}
-    return {"vectors": tensors.get("vectors"), "deep": pairs, "head": head}
+    vectors = tensors.get("vectors")
+    return {"vectors": vectors, "deep": pairs, "head": head, "backbone_weights": weights}
 
 
 def _portable(value: Any) -> Any:

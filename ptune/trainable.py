@@ -37,6 +37,7 @@ class TrainablePrompt(nn.Module):
         sites: attention sites of `deep`, in its order.
         offset: added to the positions of real tokens (`PromptTensors.offset`).
         head: trained with the prompt; None where the backbone's own is used.
+        backbone: the backbone's own weights, where they are trained too.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class TrainablePrompt(nn.Module):
         sites: Sequence[int] = (),
         offset: int = 0,
         head: nn.Module | None = None,
+        backbone: "BackboneWeights | None" = None,
     ) -> None:
         super().__init__()
         self.shallow = shallow
         self.deep = deep
         self.head = head
+        self.backbone = backbone
         self.sites = tuple(sites)
         self.offset = offset
 
@@ -83,6 +86,41 @@ class TrainablePrompt(nn.Module):
         """Eval mode, without gradients; the mode of each part is as before afterwards."""
         with torch.no_grad(), _evaluating(self):
             yield
+
+
+class BackboneWeights(nn.Module):
+    """The weights of a backbone as part of what is trained: the same tensors, and not the modules.
+
+    So the optimizer, checkpoints and the best step hold them as they hold the prompt, and the
+    backbone stays in eval mode: no dropout.
+
+    Args:
+        model: its weights are thawed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        model.requires_grad_(True)
+        for name, weight in model.named_parameters():  # tied ones once
+            self.register_parameter(_without_dots(name), weight)
+
+    def named(self) -> dict[str, Tensor]:
+        """The weights by their names in the model, detached, on the CPU."""
+        return {_with_dots(k): v.detach().cpu() for k, v in self.named_parameters()}
+
+    def by_decay(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Matrices, which weight decay shrinks; biases and norms, which it leaves alone."""
+        every = list(self.parameters())
+        return [w for w in every if w.ndim > 1], [w for w in every if w.ndim <= 1]
+
+
+def _without_dots(name: str) -> str:
+    """Torch allows no dots in the name of a parameter."""
+    return name.replace(".", "/")
+
+
+def _with_dots(name: str) -> str:
+    return name.replace("/", ".")
 
 
 def encode(encoder: Encoder) -> Float[Tensor, "slots width"]:

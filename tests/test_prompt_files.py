@@ -192,8 +192,8 @@ def test_a_document_of_another_shape_is_refused(tmp_path, monkeypatch, key, valu
         (
             {"optimizer": torch.ones(1)},
             (
-                '"optimizer" is no tensor of a prompt. Known: vectors, deep.N.keys, deep.N.values '
-                "and head.NAME. Ask who made it."
+                '"optimizer" is no tensor of a prompt. Known: vectors, deep.N.keys, deep.N.values, '
+                "head.NAME and backbone.NAME. Ask who made it."
             ),
         ),
         (

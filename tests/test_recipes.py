@@ -6,6 +6,7 @@ with ptune.
 
 import csv
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,24 @@ from ptune.template import Template
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# The columns of their rows, beside the label, where that is not one text.
+COLUMNS = {
+    "rte_pairs": ("sentence1", "sentence2"),
+    "squad_encoder": ("question", "context"),
+    "your_choices": ("text", "choice1", "choice2"),
+}
 each = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
 
 def test_the_recipes_are_there():
     assert {path.stem for path in RECIPES} >= {
+        "rte_pairs",
         "squad_encoder",
+        "sst2_cloze",
         "sst2_encoder",
         "trec_words",
         "twitter_complaints",
+        "your_choices",
         "wnut17_entities",
         "your_csv",
     }
@@ -37,9 +47,9 @@ def tagged(recipe: Recipe) -> bool:
 def test_a_recipe_loads_and_its_template_fits_its_task(path):
     recipe = Recipe.load(path)
     template = Template.parse(recipe.template)
-    asked = recipe.task == "question-answering"
-    fields = ("question", "context") if asked else ("text",)
-    assert template.fields == (("tokens",) if tagged(recipe) else fields)
+    columns = ("tokens",) if tagged(recipe) else COLUMNS.get(path.stem, ("text",))
+    assert set(template.fields) <= {*columns, "choice"}
+    assert ("choice" in template.fields) == (recipe.task == "multiple-choice")
     assert template.has_label == (recipe.task == "causal-lm")
     shallow = recipe.method != "p-tuning-v2"
     assert ("{soft" in recipe.template) == shallow
@@ -69,6 +79,8 @@ def test_a_recipe_writes_to_a_folder_of_its_own(path):
 
 
 def labels_of(recipe: Recipe) -> list[str]:
+    if recipe.task == "multiple-choice":
+        return ["0", "1"]
     if tagged(recipe):
         return ["B-person", "I-person", "O"]
     if recipe.task == "question-answering":
@@ -76,15 +88,15 @@ def labels_of(recipe: Recipe) -> list[str]:
     return list(recipe.labels or recipe.verbalizer or ("science", "history"))
 
 
-def write_rows(path: Path, labels: list[str], count: int) -> None:
+def write_rows(path: Path, labels: list[str], count: int, columns: tuple[str, ...]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        if not labels:  # the answer is a part of a text
-            table.writerow(["question", "context", "answers"])
-            table.writerows((f"which {i}?", f"message {i}, a text", str(i)) for i in range(count))
-            return
-        table.writerow(["text", "label"])
-        table.writerows((f"message number {i}", labels[i % len(labels)]) for i in range(count))
+        table.writerow([*columns, "label"] if labels else [*columns, "answers"])
+        for number in range(count):
+            cells = [f"{name} number {number}" for name in columns]
+            # Without labels the answer is a part of a text.
+            answer = labels[number % len(labels)] if labels else str(number)
+            table.writerow([*cells, answer])
 
 
 def write_sentences(path: Path, tags: list[str], count: int) -> None:
@@ -98,20 +110,21 @@ def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
 
     recipe = Recipe.load(path)
     labels = labels_of(recipe)
-    write, suffix = (write_sentences, "conll") if tagged(recipe) else (write_rows, "csv")
+    columns = COLUMNS.get(path.stem, ("text",))
+    write_own = partial(write_rows, columns=columns)
+    write, suffix = (write_sentences, "conll") if tagged(recipe) else (write_own, "csv")
     names = ["train", "test", *(["validation"] if recipe.validation else [])]
     for name in names:
-        write(tmp_path / f"{name}.{suffix}", labels, 5 * len(labels))
+        write(tmp_path / f"{name}.{suffix}", labels, 5 * max(2, len(labels)))
     changes = [f"{name}={tmp_path / name}.{suffix}" for name in names]
-    labels = labels_of(Recipe.load(path))
-    for name in ("train", "test"):
-        write_rows(tmp_path / f"{name}.csv", labels, 5 * max(2, len(labels)))
-    changes = [f"{name}={tmp_path / name}.csv" for name in ("train", "test")]
+    if path.stem == "rte_pairs":  # the small model is a decoder, which joins no two texts
+        changes.append("template={sentence1} {sentence2}")
     changes += [f"output={tmp_path / 'out'}", "backbone=ptune-tiny", "max_steps=1"]
     if Recipe.load(path).task == "question-answering":  # the model here knows no pairs of texts
         changes.append("template=Question : {question} Text : {context}")
     result = train_recipe(Recipe.load(path, changes))
     assert result.steps == 1
     assert set(result.scores) == {"validation", "test"}
-    assert set(result.prompt.labels) == set(labels)
+    own = set() if result.prompt.task == "multiple-choice" else set(labels)
+    assert set(result.prompt.labels) == own
     assert (tmp_path / "out" / "prompt" / "prompt.json").exists()

@@ -18,7 +18,7 @@ from ptune.config.recipe import (
     settings_table,
 )
 from ptune.config.room import Room
-from ptune.config.rules import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, kind_of
+from ptune.config.rules import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, kind_of, trains_head
 from ptune.config.settings.training import HEAD_LR
 from ptune.config.wording import SettingRow
 
@@ -35,4 +35,5 @@ __all__ = [
     "kind_of",
     "seeds_of",
     "settings_table",
+    "trains_head",
 ]

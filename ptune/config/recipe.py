@@ -24,9 +24,9 @@ from ptune.config.rules import (
     ENCODERS_OF,
     METRICS_OF,
     OF_TASK,
-    TRAINED_HEAD,
     clashes,
     kind_of,
+    trains_head,
 )
 from ptune.config.settings import (
     BackboneSettings,
@@ -35,7 +35,7 @@ from ptune.config.settings import (
     TaskSettings,
     TrainingSettings,
 )
-from ptune.config.settings.training import ENCODER_LR, HEAD_LR
+from ptune.config.settings.training import BACKBONE_LR, ENCODER_LR, HEAD_LR
 from ptune.config.wording import SettingRow, absent, refusal, row, takes_yaml, together
 from ptune.errors import ConfigError
 
@@ -132,14 +132,16 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
         return Recipe.make(**(self.to_dict() | settings))
 
     def resolved(self) -> "Recipe":
-        """Return a copy in which encoder, lr, head_lr and metric hold their defaults, not null."""
+        """Return a copy in which encoder, metric and step sizes hold their defaults, not null."""
         method = BY_METHOD[self.method]
-        head_lr = HEAD_LR if self.task in TRAINED_HEAD else None
+        head_lr = HEAD_LR if trains_head(self.task, self.choose_by) else None
+        backbone_lr = BACKBONE_LR if self.train_backbone else None
         return self.changed(
             encoder=self.encoder or method.encoder,
             lr=self.lr or method.lr,
             encoder_lr=self.encoder_lr or ENCODER_LR,
             head_lr=self.head_lr or head_lr,
+            backbone_lr=self.backbone_lr or backbone_lr,
             metric=self.metric or METRICS_OF[kind_of(self.task, self.problem)][0],
         )
 

@@ -12,8 +12,13 @@ from typing import Any
 
 from ptune.config.wording import show
 
-# Tasks whose answers a new head gives, which is trained with the prompt.
-TRAINED_HEAD = ("sequence-classification", "token-classification", "question-answering")
+# Tasks whose answers a new head gives, which is trained with the prompt; see `trains_head`.
+TRAINED_HEAD = (
+    "sequence-classification",
+    "token-classification",
+    "question-answering",
+    "multiple-choice",
+)
 # Tasks whose answers are words of the backbone's own head.
 ANSWERS_IN_WORDS = ("causal-lm", "masked-lm")
 # The first one is the default of its kind (`kind_of`).
@@ -23,6 +28,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {
     "token-classification": ("f1", "precision", "recall", "accuracy", "loss"),
     "regression": ("pearson", "spearman", "mse", "loss"),
     "question-answering": ("f1", "exact_match", "loss"),
+    "multiple-choice": ("accuracy", "loss"),
 }
 # Settings that a task has a default of its own for.
 OF_TASK: dict[str, dict[str, str]] = {"question-answering": {"label_column": "answers"}}
@@ -49,6 +55,15 @@ def kind_of(task: str, problem: str) -> str:
     ('regression', 'single-label')
     """
     return task if task in METRICS_OF else problem
+
+
+def trains_head(task: str, choose_by: str) -> bool:
+    """Tell whether a new head gives the answers.
+
+    >>> trains_head("multiple-choice", "head"), trains_head("multiple-choice", "words")
+    (True, False)
+    """
+    return task in TRAINED_HEAD and (task != "multiple-choice" or choose_by == "head")
 
 
 def clashes(values: Values) -> list[str]:
@@ -85,7 +100,11 @@ def _not_deep(v: Values) -> bool:
 
 
 def _head(v: Values) -> bool:
-    return v["task"] in TRAINED_HEAD
+    return trains_head(v["task"], v["choose_by"])
+
+
+def _chooses(v: Values) -> bool:
+    return bool(v["task"] == "multiple-choice")
 
 
 def _speaks(v: Values) -> bool:
@@ -113,11 +132,13 @@ def _spans(v: Values) -> bool:
 
 
 def _pools(v: Values) -> bool:
-    return bool(v["task"] == "sequence-classification")
+    return _head(v) and v["task"] in ("sequence-classification", "multiple-choice")
 
 
 _ONLY_SPANS = "goes with task = question-answering only; task is {task}."
 _ONLY_DEEP = "goes with method = p-tuning-v2 only; method is {method}."
+
+_FROZEN = "has nothing to train: the backbone is frozen. Set train_backbone: true, or leave it out."
 
 _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     # prompt
@@ -157,7 +178,11 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     ),
     # task and data
     (
-        lambda v: not _head(v) and v["problem"] != "single-label",
+        lambda v: (
+            v["task"] != "sequence-classification"
+            and not _tagged(v)
+            and v["problem"] != "single-label"
+        ),
         "problem = {problem} needs a trained head. Set task: sequence-classification.",
     ),
     (
@@ -291,6 +316,28 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         ),
     ),
     (
+        lambda v: not _chooses(v) and v["choices"] is not None,
+        "choices = {choices} goes with task = multiple-choice only; task is {task}.",
+    ),
+    (
+        lambda v: not _chooses(v) and v["choose_by"] != "head",
+        "choose_by = {choose_by} goes with task = multiple-choice only; task is {task}.",
+    ),
+    (
+        lambda v: _chooses(v) and (v["labels"] is not None or bool(v["verbalizer"])),
+        (
+            "labels and verbalizer do not go with task = multiple-choice, whose rows have choices "
+            "of their own. Leave them out."
+        ),
+    ),
+    (
+        lambda v: _chooses(v) and v["few_shot"] is not None,
+        (
+            "few_shot = {few_shot} draws rows per label, and task = multiple-choice has none. Set "
+            "max_rows instead."
+        ),
+    ),
+    (
         lambda v: v["labels"] is not None and v["problem"] == "regression",
         "labels does not go with problem = regression, whose labels are numbers. Leave labels out.",
     ),
@@ -386,6 +433,43 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     (
         lambda v: not _head(v) and v["head_lr"] is not None,
         "head_lr = {head_lr} has nothing to train: task = {task} has no head. Leave head_lr out.",
+    ),
+    (
+        lambda v: not v["train_backbone"] and v["backbone_lr"] is not None,
+        f"backbone_lr = {{backbone_lr}} {_FROZEN}",
+    ),
+    (
+        lambda v: not v["train_backbone"] and v["backbone_weight_decay"] > 0,
+        f"backbone_weight_decay = {{backbone_weight_decay}} {_FROZEN}",
+    ),
+    (
+        lambda v: v["train_backbone"] and v["quantization"] is not None,
+        (
+            "quantization = {quantization} does not go with train_backbone: int8 weights cannot "
+            "be trained. Leave one of the two out."
+        ),
+    ),
+    (
+        lambda v: v["train_backbone"] and v["device_map"] is not None,
+        (
+            "device_map does not go with train_backbone, which needs all weights on one device. "
+            "Leave one of the two out."
+        ),
+    ),
+    (
+        lambda v: v["train_backbone"] and v["compile"],
+        "compile does not go with train_backbone. Leave one of the two out.",
+    ),
+    (
+        lambda v: v["train_backbone"] and v["trunk_cache"] not in ("auto", "off"),
+        (
+            "trunk_cache = {trunk_cache} does not go with train_backbone: what its layers compute "
+            "changes with every step. Leave trunk_cache out."
+        ),
+    ),
+    (
+        lambda v: _no_validation(v) and v["keep"] != "better",
+        "keep = {keep} needs validation rows. Give validation or validation_share.",
     ),
 )
 

@@ -2,12 +2,14 @@
 
     train.csv  ->  Rows  ->  check_labels  ->  split_rows / few_shot  ->  Rows
     hub:name       rows.py   labels.py         draw.py
-    files.py, conll.py, hub.py   tags.py    bad rows: sift.py
+    files.py, conll.py, hub.py   tags.py, choices.py     bad rows: sift.py
+    superglue.py: rows of a shape of their own
 
 Every mistake in the data is one sentence that names the file, the line and what to do.
 Knows no template, no tokenizer and no tensor. `datasets` is imported for the hub and Parquet alone.
 """
 
+from ptune.data.choices import with_choices
 from ptune.data.draw import (
     Split,
     draw_rows,
@@ -27,7 +29,7 @@ from ptune.data.labels import (
 )
 from ptune.data.rows import Rows
 from ptune.data.sift import Check, Kept, sift
-from ptune.data.source import load_rows
+from ptune.data.source import load_rows, rows_for
 from ptune.data.squad import Spans, ids_of, spans_of
 from ptune.data.tags import check_tags, scheme_in, tags_of
 
@@ -50,10 +52,12 @@ __all__ = [
     "labels_of",
     "load_rows",
     "numbers_of",
+    "rows_for",
     "scheme_in",
     "sift",
     "spans_of",
     "split_groups",
     "split_rows",
     "tags_of",
+    "with_choices",
 ]

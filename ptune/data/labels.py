@@ -3,6 +3,7 @@
     single-label   complaint            -> "complaint"
     multi-label    late|rude            -> ("late", "rude")      or a JSON list: ["late", "rude"]
     regression     4.5                  -> 4.5
+    multiple-choice   1                 -> the text of the row's choice 1, from 0
     token-classification                -> one a word: `ptune.data.tags`
     question-answering                  -> the texts, and where they begin (`squad.py`)
 
@@ -21,6 +22,8 @@ from ptune.data.tags import tag_places, tags_of
 from ptune.errors import DataError, did_you_mean
 
 SEPARATOR = "|"
+# The field that holds the choices of a row (`ptune.data.choices`).
+CHOICE = "choice"
 _MOST_SHOWN = 10
 
 
@@ -60,6 +63,16 @@ def numbers_of(rows: Rows, column: str) -> list[float]:
     return [_number(v, rows, i, column) for i, v in enumerate(rows.column(column))]
 
 
+def choices_of(rows: Rows, column: str) -> list[str]:
+    """The right choice of each row of `with_choices`, as a text, whatever the label is.
+
+    Raises:
+        DataError: a label is no choice of its row, or could be two of them.
+    """
+    pairs = zip(rows.column(CHOICE), labels_of(rows, column), strict=True)
+    return [_right(own, label, rows.where(i), column) for i, (own, label) in enumerate(pairs)]
+
+
 def answers_of(
     rows: Rows, column: str, kind: str
 ) -> list[str] | list[tuple[str, ...]] | list[float] | list[Spans]:
@@ -70,6 +83,8 @@ def answers_of(
     """
     if kind == "regression":
         return numbers_of(rows, column)
+    if kind == "multiple-choice":
+        return choices_of(rows, column)
     if kind == "token-classification":
         return tags_of(rows, column)
     if kind == "question-answering":
@@ -226,6 +241,27 @@ def _number(value: object, rows: Rows, index: int, column: str) -> float:
         f"{rows.where(index)}: column {column} holds {value!r}, not a number. "
         "problem: regression needs one in every row; write decimals with a point."
     )
+
+
+def _right(choices: object, label: str, where: str, column: str) -> str:
+    assert isinstance(choices, tuple)
+    number = int(label) if label.isascii() and label.isdigit() else len(choices)
+    by_number = choices[number] if number < len(choices) else None
+    by_text = label if label in choices else None
+    if by_number is None and by_text is None:
+        raise DataError(
+            f"{where}: column {column} holds {label!r}, which is no choice of its row. Allowed: a "
+            f"number from 0 to {len(choices) - 1}, or the text of a choice."
+        )
+    if by_number is not None and by_text is not None and by_number != by_text:
+        raise DataError(
+            f"{where}: column {column} holds {label!r}, which is the text of choice "
+            f"{choices.index(by_text)} and the number of another one. Write the text of the right "
+            "choice in another way, e.g. in words."
+        )
+    right = by_number if by_text is None else by_text
+    assert right is not None
+    return right
 
 
 def _missing(value: object) -> bool:

@@ -1,6 +1,7 @@
 """One door for every source of rows.
 
     load_rows("train.csv")    load_rows("hub:owner/name:test")    load_rows([{"text": "a"}, ...])
+    rows_for("COPA/train.jsonl", settings)     as a recipe wants them: reader, columns, choices
 
 What is not written `hub:` is a file on this machine: a misspelt path never asks the network.
 Knows which reader takes what; the readers are files.py and hub.py.
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptune.data.choices import with_choices
 from ptune.data.files import check_file, read_text_file
 from ptune.data.hub import from_dataset, read_hub, read_parquet, refuse_split
 from ptune.data.rows import Rows
+from ptune.data.superglue import READERS
 from ptune.errors import DataError
 
 _GIVEN = "the given rows"
@@ -43,6 +46,26 @@ def load_rows(source: Any, *, split: str | None = None) -> Rows:
         refuse_split(_GIVEN, split)
         return Rows.of(_GIVEN, "row", enumerate(source, start=1))
     return from_dataset(source, _GIVEN, split)
+
+
+def rows_for(source: Any, settings: Mapping[str, Any]) -> Rows:
+    """Return rows with the fields that the settings of a recipe ask for.
+
+    Args:
+        source: as in `load_rows`.
+        settings: reader, columns, choices and task; a key that is missing has its default.
+
+    Raises:
+        DataError: the source cannot be read, or a field cannot be made of it.
+    """
+    rows = load_rows(source)
+    reader = settings.get("reader")
+    if reader is not None:
+        rows = READERS[reader](rows)
+    rows = rows.with_fields(settings.get("columns") or {})
+    if settings.get("task") != "multiple-choice":
+        return rows
+    return with_choices(rows, settings.get("choices"))
 
 
 def _load_file(path: Path, split: str | None) -> Rows:

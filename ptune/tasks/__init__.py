@@ -10,6 +10,7 @@ from ptune.errors import ConfigError
 from ptune.tasks import (
     causal_lm,
     masked_lm,
+    multiple_choice,
     question_answering,
     sequence_classification,
     token_classification,
@@ -27,6 +28,7 @@ TASKS: Mapping[str, Bind] = {
     "causal-lm": causal_lm.bind,
     "masked-lm": masked_lm.bind,
     "question-answering": question_answering.bind,
+    "multiple-choice": multiple_choice.bind,
     "sequence-classification": sequence_classification.bind,
     "token-classification": token_classification.bind,
 }

@@ -15,6 +15,7 @@ from ptune.backbone import Backbone
 
 Problem = Literal["single-label", "multi-label", "regression"]
 Pooling = Literal["first", "last", "mean"]
+ChooseBy = Literal["head", "words", "words-mean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class TaskOptions:
         word_score: of a label with several words: `ptune.tasks.answers`.
         fill: how several masks are filled: `ptune.tasks.masked_lm`.
         prior: of each label, a log-probability that is taken out of predictions; kept in a prompt.
+        choose_by: what a choice of a row is scored by.
         pooling: which states the trained head sees; "auto" is `Backbone.pooling`.
         head_dropout: on the states that a trained head sees, while it is trained; 0 .. 0.9.
         scheme: how the tags of words write entities; "auto" is `ptune.tags.scheme_of`.
@@ -47,6 +49,7 @@ class TaskOptions:
     word_score: Literal["sum", "mean"] = "sum"
     fill: Literal["together", "confident"] = "together"
     prior: Sequence[float] = ()
+    choose_by: ChooseBy = "head"
     pooling: Literal["auto"] | Pooling = "auto"
     head_dropout: float = 0.0
     scheme: Literal["auto", "bio", "iob1", "bioes", "plain"] = "auto"

@@ -95,7 +95,7 @@ class SequenceClassification:
         """Rows with the positions that are pooled."""
         return [
             Example(
-                self._sequence(one),
+                pooled_sequence(one, self.pooling),
                 None if answer is None else self._target(answer),
                 answer,
                 one.cut,
@@ -106,18 +106,6 @@ class SequenceClassification:
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
         """The same: the label is no part of the text."""
         return self.examples(rows, answers)
-
-    def _sequence(self, one: Rendered) -> TokenSequence:
-        real = [at for at, id in enumerate(one.ids) if id >= 0]
-        if not real:
-            raise DataError("A row has no token of its own to be pooled: its fields are empty.")
-        pooled = {"first": real[:1], "last": real[-1:], "mean": real}[self.pooling]
-        return TokenSequence(
-            ids=one.ids,
-            reads=tuple(pooled),
-            shared=one.shared,
-            types=one.types,
-        )
 
     def _target(self, answer: Answer) -> int | float | tuple[int, ...]:
         if isinstance(answer, tuple):
@@ -181,15 +169,35 @@ class SequenceClassification:
         )
 
 
+def pooled_sequence(one: Rendered, pooling: Pooling) -> TokenSequence:
+    """A row whose pooled states are read.
+
+    Raises:
+        DataError: it has no real token.
+    """
+    real = [at for at, id in enumerate(one.ids) if id >= 0]
+    if not real:
+        raise DataError("A row has no token of its own to be pooled: its fields are empty.")
+    reads = {"first": real[:1], "last": real[-1:], "mean": real}[pooling]
+    return TokenSequence(ids=one.ids, reads=tuple(reads), shared=one.shared, types=one.types)
+
+
 def pooled(
     read: Float[Tensor, "reads hidden"], examples: Sequence[Example]
 ) -> Float[Tensor, "examples hidden"]:
-    """The mean of what was read of each example, in float32; one read an example stays as it is."""
-    if len(read) == len(examples):
+    """The mean of what was read of each example, as `pooled_states`."""
+    return pooled_states(read, [example.sequence for example in examples])
+
+
+def pooled_states(
+    read: Float[Tensor, "reads hidden"], sequences: Sequence[TokenSequence]
+) -> Float[Tensor, "sequences hidden"]:
+    """The mean of what was read of each one, in float32; one read of each stays as it is."""
+    if len(read) == len(sequences):
         return read
-    counts = [len(example.sequence.reads) for example in examples]
-    owner = torch.arange(len(examples)).repeat_interleave(torch.tensor(counts)).to(read.device)
-    total = read.new_zeros(len(examples), read.shape[1], dtype=torch.float32)
+    counts = [len(sequence.reads) for sequence in sequences]
+    owner = torch.arange(len(sequences)).repeat_interleave(torch.tensor(counts)).to(read.device)
+    total = read.new_zeros(len(sequences), read.shape[1], dtype=torch.float32)
     total = total.index_add(0, owner, read.float())
     return total / torch.tensor(counts, device=read.device)[:, None]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ptune.backbone import Backbone
-from ptune.config import TRAINED_HEAD, Recipe
+from ptune.config import Recipe, trains_head
 from ptune.encoders import (
     EmbeddingEncoder,
     Encoder,
@@ -24,7 +24,7 @@ from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task
 from ptune.tasks.flat import computed_tokens
 from ptune.template import Template
-from ptune.trainable import TrainablePrompt
+from ptune.trainable import BackboneWeights, TrainablePrompt
 from ptune.training.schedule import Batching, ByRows, ByTokens, Plan
 
 # With fewer steps than this a prompt has not settled; see `default_epochs`.
@@ -60,7 +60,10 @@ def build_prompt(
         torch.manual_seed(recipe.seed)
         head = task.head(backbone.geometry.hidden)
     _start_head(head, start, recipe, task)
-    return TrainablePrompt(shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head)
+    weights = BackboneWeights(backbone.model) if recipe.train_backbone else None  # thaws them
+    return TrainablePrompt(
+        shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head, backbone=weights
+    )
 
 
 def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task) -> None:
@@ -74,8 +77,8 @@ def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task
 
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
-    read = recipe.task in TRAINED_HEAD and backbone.geometry.causal
-    pools = read and recipe.task == "sequence-classification"
+    read = trains_head(recipe.task, recipe.choose_by) and backbone.geometry.causal
+    pools = read and recipe.task != "token-classification"
     if pools and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
         raise ConfigError(
             "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
@@ -187,7 +190,13 @@ def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -
         own = " ".join(p.text.strip() for p in template.parts if isinstance(p, Anchor))
         whole = f"{own} {said}".strip()
         return Start("text", text_ids(backbone, whole)) if whole else Start("vocabulary")
-    return Start("prompt", prompt=SoftPrompt.load(recipe.init))
+    prompt = SoftPrompt.load(recipe.init)
+    if prompt.backbone_weights:
+        raise ConfigError(
+            f"init = {recipe.init}: this prompt was trained together with its backbone "
+            "(train_backbone) and means nothing without those weights. Start from another prompt."
+        )
+    return Start("prompt", prompt=prompt)
 
 
 def plan_of(recipe: Recipe, backbone: Backbone, task: Task, training: Sequence[Example]) -> Plan:

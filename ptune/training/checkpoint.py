@@ -1,7 +1,8 @@
 """Checkpoints: everything that a run needs to go on, bit for bit, and nothing unpickled.
 
     <output>/checkpoint/
-        prompt.safetensors   prompt and encoder, the best one so far, optimizer, random state
+        prompt.safetensors   prompt and encoder, the best one so far, optimizer, random state;
+                             the backbone's weights among them where they are trained
         prompt.json          step, best score, settings, fingerprints of the data and the backbone
 
 Written as every prompt is (`ptune.artifact`): aside and renamed, so that a run that is killed
@@ -20,7 +21,7 @@ from ptune.artifact import read_folder, write_folder
 from ptune.errors import ConfigError
 
 # What a run may go on with otherwise: a cure for one that diverged. The rest makes another run.
-MAY_CHANGE = ("lr", "encoder_lr", "head_lr", "warmup_share", "clip", "precision")
+MAY_CHANGE = ("lr", "encoder_lr", "head_lr", "backbone_lr", "warmup_share", "clip", "precision")
 CARD = "A checkpoint of a ptune run, not a prompt. Go on with the run's own command and --resume.\n"
 
 
@@ -32,7 +33,7 @@ class Progress:
         step: steps done.
         best: best validation score so far, in the direction of the metric; None before the first.
         best_step: when it was reached.
-        without_gain: evaluations since then.
+        without_gain: evaluations since one was better than all before.
         best_scores: all scores of that evaluation.
     """
 

@@ -15,7 +15,7 @@ from ptune import sharding
 from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
-from ptune.config import Recipe
+from ptune.config import Recipe, trains_head
 from ptune.errors import ConfigError, TrainingError
 from ptune.loading import named_device
 from ptune.prompt import SoftPrompt
@@ -35,6 +35,7 @@ from ptune.training.report import Report, Watcher
 from ptune.training.result import Result as Result
 from ptune.training.rows import RunRows, Source, Sources, read_rows
 from ptune.training.scores import run_scores, write_scores
+from ptune.training.thawed import refuse_trained_backbone, said_of
 
 
 def train(
@@ -51,7 +52,8 @@ def train(
     """Train a soft prompt on labelled rows.
 
     Args:
-        backbone: a loaded one, or the name or folder of a model.
+        backbone: a loaded one, or the name or folder of a model. With `train_backbone` a copy of a
+            loaded one is trained: the one given stays as it is.
         train: a file (CSV, TSV, JSON lines, Parquet), `hub:name`, or rows as dicts.
         validation: rows to choose the best step by; None holds some out of `train`.
         test: rows to score once, at the end.
@@ -67,8 +69,11 @@ def train(
     folder = None if output is None else Path(output)
     _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
-    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
-    return _train_one(Job(recipe, data, folder, resume, watcher), loaded)
+    if not isinstance(backbone, Backbone):
+        own = load_backbone(recipe)
+    else:
+        own = backbone.copied() if recipe.train_backbone else backbone
+    return _train_one(Job(recipe, data, folder, resume, watcher), own)
 
 
 def recipe_for(backbone: Backbone | str, settings: Mapping[str, Any]) -> Recipe:
@@ -98,7 +103,8 @@ def sources_of(recipe: Recipe) -> Sources:
 
 def _with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
     """The recipe with the backbone's pooling in place of "auto": artifacts say what was trained."""
-    if recipe.task != "sequence-classification" or recipe.pooling != "auto":
+    pools = recipe.task in ("sequence-classification", "multiple-choice")
+    if not (pools and trains_head(recipe.task, recipe.choose_by)) or recipe.pooling != "auto":
         return recipe
     return recipe.changed(pooling=backbone.pooling)
 
@@ -198,6 +204,8 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
             "by side in one process. Start without accelerate launch, or give each process "
             "replicas of its own."
         )
+    if any(job.recipe.train_backbone for job in jobs):
+        refuse_trained_backbone(backbone, prompts=len(jobs), processes=accelerator.num_processes)
     jobs = [_settled(job, backbone) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
@@ -258,7 +266,13 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         ),
         accelerator=accelerator,
     )
-    notes = [*data.notes, *notes, *padding(backbone), *(learner.load() if job.resume else ())]
+    notes = [
+        *said_of(recipe, prompt),
+        *data.notes,
+        *notes,
+        *padding(backbone),
+        *(learner.load() if job.resume else ()),
+    ]
     facts = facts_of(recipe, backbone, data, training, prompt.numbers, notes)
     return _Made(job, learner, testing, facts, {})
 
@@ -310,7 +324,12 @@ def _calibrate(loop: Loop, one: _Made) -> None:
 def _result(one: _Made, backbone: Backbone, seconds: float) -> Result:
     recipe, prompt, task = one.job.recipe, one.learner.prompt, one.learner.task
     made = soft_prompt(recipe, backbone, one.job.data.template, task, prompt.fold(), prompt.head)
-    soft = replace(made, scores=one.scores, trained_parameters=prompt.numbers)
+    soft = replace(
+        made,
+        scores=one.scores,
+        trained_parameters=prompt.numbers,
+        backbone_weights={} if prompt.backbone is None else prompt.backbone.named(),
+    )
     return Result(soft, one.scores, one.learner.progress.step, seconds, one.facts)
 
 

@@ -186,15 +186,19 @@ class Learner:
                 raise TrainingError(self._diverged(self.progress.step, f"loss {one.loss:g}"))
 
     def judge(self, evaluation: Evaluation) -> None:
-        """Keep the prompt where its validation score is the best so far."""
+        """Keep the prompt where its validation score is the best so far.
+
+        With `keep: equal` a later prompt takes the place of an equal one; patience still runs out.
+        """
         score = evaluation.scores.get(self.options.metric, -evaluation.scores["loss"])
         signed = -score if self.options.metric in LESS_IS_BETTER else score
-        if self.progress.best is None or signed > self.progress.best:
+        best = self.progress.best
+        better = best is None or signed > best
+        if better or (signed == best and self.options.keep == "equal"):
             self.progress.best, self.progress.best_step = signed, self.progress.step
-            self.progress.best_scores, self.progress.without_gain = evaluation.scores, 0
+            self.progress.best_scores = evaluation.scores
             self.best = {k: v.detach().clone() for k, v in self.prompt.state_dict().items()}
-        else:
-            self.progress.without_gain += 1
+        self.progress.without_gain = 0 if better else self.progress.without_gain + 1
         self.report.evaluation(self.progress.step, self.plan, evaluation.scores)
 
     def keep_best(self) -> None:

@@ -14,6 +14,8 @@ class Options:
     lr: float
     encoder_lr: float
     head_lr: float
+    backbone_lr: float
+    backbone_weight_decay: float
     weight_decay: float
     clip: float
     schedule: Literal["linear", "cosine", "constant"]
@@ -22,6 +24,7 @@ class Options:
     evaluate_every: int | None
     save_every: int | None
     patience: int | None
+    keep: Literal["better", "equal"]
     metric: str
     seed: int
     autocast: bool
@@ -37,6 +40,8 @@ class Options:
             lr=recipe.lr,
             encoder_lr=recipe.encoder_lr,
             head_lr=recipe.head_lr or recipe.lr,
+            backbone_lr=recipe.backbone_lr or 0.0,
+            backbone_weight_decay=recipe.backbone_weight_decay,
             weight_decay=recipe.weight_decay,
             clip=recipe.clip,
             schedule=recipe.schedule,
@@ -45,6 +50,7 @@ class Options:
             evaluate_every=recipe.evaluate_every,
             save_every=recipe.save_every,
             patience=recipe.patience,
+            keep=recipe.keep,
             metric=recipe.metric or "loss",
             seed=recipe.seed,
             autocast=autocast,
@@ -53,15 +59,25 @@ class Options:
         )
 
     def groups(self, prompt: TrainablePrompt) -> list[dict[str, Any]]:
-        """Parameters by their largest learning rates: the prompt's own, networks, the head's."""
+        """Parameters by step size: the prompt's own, networks, the head's, the backbone's."""
         encoders = [e for e in (prompt.shallow, prompt.deep) if e is not None]
         direct = [p for e in encoders for p in e.direct_parameters()]
         known = {id(p) for p in direct}
         networks = [p for e in encoders for p in e.parameters() if id(p) not in known]
         head = [] if prompt.head is None else list(prompt.head.parameters())
-        by_lr = ((direct, self.lr), (networks, self.encoder_lr), (head, self.head_lr))
-        return [
+        groups = [
             {"params": parameters, "lr": lr, "largest_lr": lr}
-            for parameters, lr in by_lr
-            if parameters
+            for parameters, lr in (
+                (direct, self.lr),
+                (networks, self.encoder_lr),
+                (head, self.head_lr),
+            )
         ]
+        if prompt.backbone is not None:
+            rate = {"lr": self.backbone_lr, "largest_lr": self.backbone_lr}
+            matrices, others = prompt.backbone.by_decay()
+            groups += [
+                {"params": matrices, "weight_decay": self.backbone_weight_decay, **rate},
+                {"params": others, "weight_decay": 0.0, **rate},
+            ]
+        return [group for group in groups if group["params"]]

@@ -78,6 +78,8 @@ def remember(
     first = min((site for prompt in prompts for site in prompt.sites), default=0)
     if room is None or not first:
         return Remembered()
+    if any(prompt.backbone is not None for prompt in prompts):
+        return _not("the backbone is trained")
     if any(prompt.shallow is not None for prompt in prompts):
         return _not("the template has virtual tokens")
     if backbone.in_parts:  # processes that remember other rows would run it less often

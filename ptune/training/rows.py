@@ -25,12 +25,13 @@ from ptune.data import (
     draw_rows,
     few_shot,
     few_shot_split,
-    load_rows,
+    rows_for,
     scheme_in,
     sift,
     split_groups,
     split_rows,
 )
+from ptune.data.labels import CHOICE
 from ptune.errors import ConfigError, TemplateError
 from ptune.tasks import Answer
 from ptune.template import Template
@@ -85,7 +86,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         test, more = _kept(recipe, _read(recipe, sources.test), check)
         told += more
     labels: tuple[str, ...] = ()
-    if recipe.answer == "text" or _kind(recipe) in ("regression", "question-answering"):
+    if not _has_labels(recipe):
         for part in (rows, validation, test):
             if part is not None:
                 answers_in(recipe, part)
@@ -100,6 +101,12 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         if part is not None:
             _check_columns(template, part)
     return RunRows(template, rows, validation, test, labels, told + notes)
+
+
+def _has_labels(recipe: Recipe) -> bool:
+    """Whether all rows have their labels from one set."""
+    own = recipe.problem == "regression" or recipe.answer == "text"
+    return not own and recipe.task not in ("multiple-choice", "question-answering")
 
 
 def _drawn(
@@ -117,8 +124,7 @@ def _drawn(
         return rows, None, ()
     if _kind(recipe) == "question-answering":
         return split_groups(rows, recipe.validation_share, seed, "context")
-    one = _kind(recipe) == "single-label"
-    labelled = one and recipe.answer == "label"
+    labelled = _kind(recipe) == "single-label" and _has_labels(recipe)
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
 
@@ -130,7 +136,7 @@ def _check_columns(template: Template, rows: Rows) -> None:
 
 
 def _read(recipe: Recipe, source: Source) -> Rows:
-    return load_rows(source).with_fields(recipe.columns)
+    return rows_for(source, recipe.to_dict())
 
 
 def _form(recipe: Recipe) -> dict[str, bool]:
@@ -157,7 +163,10 @@ def _check_of(recipe: Recipe, rows: Rows) -> Check:
         if tagged:
             check_tags(some, recipe.label_column, scheme)
         template = Template.parse(recipe.template or default_template(recipe, rows))
-        check_texts(some, [n for n in template.fields if not (tagged and n == WORDS_FIELD)])
+        own = {WORDS_FIELD} if tagged else set()
+        if recipe.task == "multiple-choice":
+            own = {CHOICE}
+        check_texts(some, [name for name in template.fields if name not in own])
 
     return check
 
@@ -201,10 +210,20 @@ def default_template(recipe: Recipe, rows: Rows) -> str:
     if len(fields) != 1:
         raise ConfigError(
             f"template is missing, and {rows.source} has several columns to choose from: "
-            f'{", ".join(fields)}. Say how a row looks, e.g. template="{{soft:20}}{{{fields[0]}}}".'
+            f'{", ".join(fields)}. Say how a row looks, e.g. template="{_example(recipe, fields)}".'
         )
     asks = {"causal-lm": " Label : {label}", "masked-lm": " Label : {mask}"}
     return f"{soft}{{{fields[0]}}}{asks.get(recipe.task, '')}"
+
+
+def _example(recipe: Recipe, fields: Sequence[str]) -> str:
+    """A template for an error: of two texts where there are two, with the choice where there is."""
+    soft = "" if recipe.method == "p-tuning-v2" else "{soft:20}"
+    if recipe.task == "multiple-choice":
+        return f"{soft}{{{fields[0]}}} {{choice}}"
+    if recipe.task == "sequence-classification" and len(fields) == 2:
+        return f"{soft}{{{fields[0]}}}{{sep}}{{{fields[1]}}}"
+    return f"{soft}{{{fields[0]}}}"
 
 
 def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:

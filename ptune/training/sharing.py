@@ -135,6 +135,11 @@ def _check(recipes: Mapping[str, Recipe], temperature: float) -> None:
     _check_common(recipes)
     if next(iter(recipes.values())).tokens_per_batch is not None:
         raise ConfigError("tokens_per_batch does not go with a shared prompt. Set batch_size.")
+    if any(recipe.train_backbone for recipe in recipes.values()):
+        raise ConfigError(
+            "train_backbone does not go with a shared prompt, whose sets share one frozen "
+            "backbone. Leave it out."
+        )
 
 
 def _check_common(recipes: Mapping[str, Recipe]) -> None:

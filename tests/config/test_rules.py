@@ -1,6 +1,6 @@
 import pytest
 
-from ptune.config import ENCODERS_OF, METRICS_OF, Recipe
+from ptune.config import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, Recipe
 from ptune.errors import ConfigError
 
 HEAD = "sequence-classification"
@@ -85,6 +85,85 @@ DEEP = "p-tuning-v2"
                 "metric = accuracy does not go with task = question-answering. Its metrics: f1, "
                 "exact_match, loss."
             ),
+        ),
+        (
+            {"choices": ["a", "b"]},
+            "choices = [a, b] goes with task = multiple-choice only; task is causal-lm.",
+        ),
+        (
+            {"choose_by": "words", "task": HEAD},
+            (
+                "choose_by = words goes with task = multiple-choice only; task is "
+                "sequence-classification."
+            ),
+        ),
+        (
+            {"task": "multiple-choice", "labels": ["0", "1"]},
+            (
+                "labels and verbalizer do not go with task = multiple-choice, whose rows have "
+                "choices of their own. Leave them out."
+            ),
+        ),
+        (
+            {"task": "multiple-choice", "few_shot": 4},
+            (
+                "few_shot = 4 draws rows per label, and task = multiple-choice has none. Set "
+                "max_rows instead."
+            ),
+        ),
+        (
+            {"task": "multiple-choice", "problem": "regression"},
+            "problem = regression needs a trained head. Set task: sequence-classification.",
+        ),
+        (
+            {"task": "multiple-choice", "choose_by": "words", "head_lr": 0.1},
+            (
+                "head_lr = 0.1 has nothing to train: task = multiple-choice has no head. Leave "
+                "head_lr out."
+            ),
+        ),
+        (
+            {"backbone_lr": 1e-4},
+            (
+                "backbone_lr = 0.0001 has nothing to train: the backbone is frozen. Set "
+                "train_backbone: true, or leave it out."
+            ),
+        ),
+        (
+            {"backbone_weight_decay": 0.1},
+            (
+                "backbone_weight_decay = 0.1 has nothing to train: the backbone is frozen. Set "
+                "train_backbone: true, or leave it out."
+            ),
+        ),
+        (
+            {"train_backbone": True, "quantization": "int8"},
+            (
+                "quantization = int8 does not go with train_backbone: int8 weights cannot be "
+                "trained. Leave one of the two out."
+            ),
+        ),
+        (
+            {"train_backbone": True, "device_map": "auto"},
+            (
+                "device_map does not go with train_backbone, which needs all weights on one "
+                "device. Leave one of the two out."
+            ),
+        ),
+        (
+            {"train_backbone": True, "compile": True},
+            "compile does not go with train_backbone. Leave one of the two out.",
+        ),
+        (
+            {"train_backbone": True, "method": DEEP, "layers": "upper:1", "trunk_cache": "1GB"},
+            (
+                "trunk_cache = 1GB does not go with train_backbone: what its layers compute "
+                "changes with every step. Leave trunk_cache out."
+            ),
+        ),
+        (
+            {"keep": "equal", "validation_share": 0},
+            "keep = equal needs validation rows. Give validation or validation_share.",
         ),
         (
             {"projection": 8},
@@ -313,11 +392,8 @@ def test_every_encoder_and_metric_of_the_tables_is_accepted():
         for encoder in encoders:
             assert Recipe.make(method=method, encoder=encoder).encoder == encoder
     for kind, metrics in METRICS_OF.items():
-        asked = (
-            {"task": kind}
-            if "-" in kind and "label" not in kind
-            else {"task": HEAD, "problem": kind}
-        )
+        made_of = METRICS_OF.keys() & {*TRAINED_HEAD, "masked-lm"}
+        asked = {"task": kind} if kind in made_of else {"task": HEAD, "problem": kind}
         for metric in set(metrics) - {"perplexity"}:
             assert Recipe.make(**asked, metric=metric).metric == metric
 

@@ -24,6 +24,7 @@ def encoder():
         pair="<s> $A </s> $B:1 </s>:1",
         special_tokens=[("<s>", CLS), ("</s>", SEP)],
     )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     return Backbone.load(tiny.model("bert"), tokenizer=tokenizer)
 
 
@@ -222,3 +223,52 @@ def test_an_unknown_label_is_refused(backbones):
     task = task_of(backbones["decoder"])
     message = "unknown label 'ugly'. Known: 'good', 'bad'."
     refused(DataError, message, lambda: task.examples(ROWS[:1], ["ugly"]))
+
+
+PAIRS = [
+    {"premise": "my parcel is late", "hypothesis": "thank you"},
+    {"premise": "film ?", "hypothesis": "very bad film , very bad"},
+]
+PAIR = "{soft:3}{premise}{sep}{hypothesis}"
+
+
+def roberta():
+    """Its tokenizer writes <s> first </s></s> second </s>, all of one segment."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", CLS), ("</s>", SEP)],
+    )
+    return Backbone.load(tiny.model("roberta"), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_two_texts_are_joined_and_told_apart_as_the_model_was_trained(kind):
+    """Against the tokenizer's own pair, run by the plain model with its segments."""
+    backbone = encoder() if kind == "bert" else roberta()
+    task, prompt = task_of(backbone, PAIR, pooling="first"), prompt_of(backbone)
+    head = head_of(task, backbone)
+    got = predict_examples(backbone, prompt, task, head, task.examples(PAIRS), batch_size=2)
+    table = backbone.model.get_input_embeddings().weight
+    for row, one in zip(PAIRS, got, strict=True):
+        pair = backbone.tokenizer(
+            row["premise"], row["hypothesis"], return_token_type_ids=True, return_tensors="pt"
+        )
+        ids, types = pair["input_ids"][0], pair["token_type_ids"][0]
+        assert set(types.tolist()) == ({0, 1} if kind == "bert" else {0})
+        words = torch.cat([table[ids[:1]], prompt.vectors, table[ids[1:]]])
+        types = torch.cat([types[:1], torch.zeros(3, dtype=torch.long), types[1:]])
+        with torch.no_grad():
+            state = backbone.body(inputs_embeds=words[None], token_type_ids=types[None])[0][0, 0]
+        shares = torch.tensor([one.probabilities["good"], one.probabilities["bad"]])
+        torch.testing.assert_close(shares, logits(head, state).softmax(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_a_tokenizer_that_joins_no_two_texts_is_told_where(backbones):
+    with pytest.raises(TemplateError) as error:
+        task_of(backbones["decoder"], PAIR)
+    assert str(error.value) == (
+        f'template "{PAIR}", column 18: {{sep}}: this tokenizer puts nothing between two texts. '
+        "Write text instead."
+    )

@@ -74,6 +74,9 @@ def test_without_a_template_several_or_no_columns_are_refused(backbone):
         'Say how a row looks, e.g. template="{soft:20}{text}".'
     )
     refused(ConfigError, message, lambda: train(backbone, {}, rows))
+    head = {"task": "sequence-classification"}
+    message = message.replace("{text}", "{text}{sep}{more}")
+    refused(ConfigError, message, lambda: train(backbone, head, rows))
     rows = [{"label": row["label"]} for row in ROWS]
     message = (
         "template is missing, and the given rows has no column beside label. "

@@ -282,3 +282,9 @@ def test_the_backbone_is_left_alone(backbone, files):
     shared(backbone, files, epochs=1)
     assert same(before, dict(backbone.model.state_dict()))
     assert len(LABELS) == len(ROWS)
+
+
+def test_the_backbone_is_not_trained_with_a_shared_prompt(backbone, files):
+    with pytest.raises(ConfigError, match=r"^train_backbone does not go with a shared prompt"):
+        shared(backbone, files, train_backbone=True)
+    assert not any(weight.requires_grad for weight in backbone.model.parameters())

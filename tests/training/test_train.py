@@ -287,6 +287,20 @@ def test_of_equal_scores_the_first_is_kept(backbone, monkeypatch):
     assert torch.equal(result.prompt.vectors, first.prompt.vectors)
 
 
+def test_of_equal_scores_the_last_is_kept_where_that_is_asked_and_patience_still_runs_out(
+    backbone, monkeypatch
+):
+    settings = TABLE | FREE | {"keep": "equal", "patience": 2, "epochs": 7}
+    scripted(monkeypatch, [0.5, 0.4, 0.5, 0.5, 0.5])
+    # The second evaluation is worse, the third equal: two without gain end the run.
+    result = train(backbone, settings)
+    monkeypatch.undo()
+    scripted(monkeypatch, [0.1, 0.2, 0.5])
+    third = train(backbone, settings | {"patience": None}, max_steps=result.steps)
+    assert result.scores["validation"]["accuracy"] == 0.5
+    assert torch.equal(result.prompt.vectors, third.prompt.vectors)
+
+
 def test_without_gain_a_run_stops_early(backbone, monkeypatch):
     scripted(monkeypatch, [0.5, 0.7, 0.6, 0.7, 0.9, 0.9, 0.9])
     result = train(backbone, TABLE | {"epochs": 7, "patience": 2})

@@ -26,6 +26,15 @@ class DataSettings(BaseModel):
         "label", "Column that holds the label; of question-answering, answers."
     )
     columns: dict[str, str] = _setting({}, "Template field to column, where the names differ.")
+    choices: tuple[str, ...] | str | None = _setting(
+        None,
+        "Columns that hold the choices of a row, or the one that holds a list of them; null: "
+        "choices, or choice1, choice2 and so on.",
+        allowed="a column, or a list of columns",
+    )
+    reader: Literal["superglue/copa", "superglue/multirc", "superglue/wsc"] | None = _setting(
+        None, "For files of a shape of their own: what makes plain rows of them."
+    )
     labels: tuple[str, ...] | None = _setting(
         None, "Labels in their order; null: found in train, sorted."
     )
@@ -64,7 +73,7 @@ class DataSettings(BaseModel):
         choices=CACHES,
     )
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", "choices", mode="before")
     @classmethod
     def _labels_have_an_order(cls, value: object) -> object:
         return as_written(value)

@@ -20,10 +20,11 @@ class TaskSettings(BaseModel):
         "sequence-classification",
         "token-classification",
         "question-answering",
+        "multiple-choice",
     ] = _setting(
         "causal-lm",
         "Answer in the next words; in words that fill a gap; by a trained head, of a row or of "
-        "each of its words; or by a part of its context.",
+        "each of its words; by a part of its context; or with one of its own choices.",
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -48,6 +49,11 @@ class TaskSettings(BaseModel):
         "none",
         "Take out of predictions what the prompt says of any row, measured on rows without "
         "content, or on the validation rows.",
+    )
+    choose_by: Literal["head", "words", "words-mean"] = _setting(
+        "head",
+        "What a choice is scored by: a trained head, the log-probability of its words, or their "
+        "mean (multiple-choice).",
     )
     pooling: Literal["auto", "first", "last", "mean"] = _setting(
         "auto",

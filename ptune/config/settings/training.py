@@ -13,6 +13,8 @@ _setting = partial(setting, group="training")
 
 ENCODER_LR = 1e-3
 HEAD_LR = 5e-3
+# As P-tuning v1's few-shot runs train it.
+BACKBONE_LR = 1e-5
 
 Metric = Literal[
     "accuracy",
@@ -57,6 +59,21 @@ class TrainingSettings(BaseModel):
     head_lr: float | None = _setting(
         None, f"Largest AdamW step size of the head; null: {HEAD_LR}.", low=1e-8, high=100.0
     )
+    train_backbone: bool = _setting(
+        False, "Train the backbone's own weights too; they are kept with the prompt."
+    )
+    backbone_lr: float | None = _setting(
+        None,
+        f"Largest AdamW step size of the backbone's weights; null: {BACKBONE_LR}.",
+        low=1e-8,
+        high=1.0,
+    )
+    backbone_weight_decay: float = _setting(
+        0.0,
+        "AdamW weight decay of the backbone's matrices; not of its biases and norms.",
+        low=0.0,
+        high=1.0,
+    )
     schedule: Literal["linear", "cosine", "constant"] = _setting(
         "linear", "How the step size falls after the warm-up."
     )
@@ -80,6 +97,9 @@ class TrainingSettings(BaseModel):
     )
     patience: int | None = _setting(
         None, "Stop after so many evaluations without a better score; null: never.", low=1
+    )
+    keep: Literal["better", "equal"] = _setting(
+        "better", "Keep a prompt whose score is better, or also a later one whose score is equal."
     )
     metric: Metric | None = _setting(
         None,

@@ -1,0 +1,230 @@
+"""Few-shot SuperGLUE recipes: each renders the published pattern, and trains on rows of its form.
+
+The rows are made up, in the shape of the data set's files. Where the data set is beside the
+repository (../shared/data), its own files are read too.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import tiny_tokenizers
+import torch
+import transformers
+
+import ptune
+from ptune.config import Recipe, kind_of
+from ptune.data import answers_of, load_rows, rows_for
+from ptune.data.choices import with_choices
+from ptune.tasks import TASKS
+from ptune.template import Template
+from ptune.training.schedule import Plan
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes" / "fewglue").glob("*.yaml"))
+DATA = ROOT.parent / "shared" / "data" / "fewglue_32dev"
+FOLDERS = {
+    "boolq": "BoolQ", "cb": "CB", "rte": "RTE", "multirc": "MultiRC", "wic": "WiC", "copa": "COPA",
+    "wsc": "WSC",
+}  # fmt: skip
+each = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+ROWS = {
+    "boolq": [
+        {"passage": "the tweet was dull", "question": "is it great", "label": label, "idx": 0}
+        for label in (True, False)
+    ],
+    "cb": [
+        {"premise": "it was so dull", "hypothesis": "no reply", "label": label, "idx": 0}
+        for label in ("entailment", "contradiction", "neutral")
+    ],
+    "rte": [
+        {"premise": "it was so dull .", "hypothesis": "no reply", "label": label, "idx": 0}
+        for label in ("entailment", "not_entailment")
+    ],
+    "multirc": [
+        {
+            "idx": 0,
+            "version": 1.1,
+            "passage": {
+                "text": "the tweet was dull",
+                "questions": [
+                    {
+                        "question": "is it great",
+                        "answers": [{"text": "no", "label": 1}, {"text": "yes", "label": 0}],
+                    }
+                ],
+            },
+        }
+    ],
+    "wic": [
+        {"word": "film", "sentence1": "great film .", "sentence2": "dull film .", "label": label}
+        for label in (True, False)
+    ],
+    "copa": [
+        {
+            "premise": "The film was dull.",
+            "choice1": "No reply.",
+            "choice2": "It was great.",
+            "question": question,
+            "label": label,
+        }
+        for question, label in (("effect", 0), ("cause", 1))
+    ],
+    "wsc": [
+        {
+            "text": "The film was so dull that it had no reply .",
+            "target": {
+                "span1_text": "film", "span1_index": 1, "span2_text": "it", "span2_index": 6
+            },
+            "label": True,
+        }
+    ],
+}  # fmt: skip
+# The pattern of PT-Fewshot for the first row; [0] is the block; spaces left out, lower case.
+PATTERNS = {
+    "boolq": "[CLS]the tweet was dull.[0]question:is it great?answer:[MASK].[SEP]",
+    "cb": "[CLS]it was so dull[SEP]no reply?[0]answer:[MASK][SEP]",
+    "rte": "[CLS]it was so dull.question:no reply?[0]answer:[MASK].[SEP]",
+    "multirc": "[CLS]the tweet was dull.question:is it great?is it no?[0][MASK].[SEP]",
+    "wic": "[CLS]great film.[SEP]dull film.[0]film?[MASK][SEP]",
+    "copa": "[CLS]no reply or it was great?the film was dull so[0]no reply.[SEP]",
+    "wsc": "[0]The film was so dull that*it*had no reply.[1]pronoun'*it*'refers to.",
+}
+
+
+def recipe_of(path: Path) -> Recipe:
+    """Its cloze needs the task masked-lm; until it is there, all else is checked with another."""
+    text = path.read_text(encoding="utf-8")
+    absent = "task: masked-lm" in text and "masked-lm" not in TASKS
+    return Recipe.load(path, ["task=causal-lm"] if absent else [])
+
+
+def test_there_is_a_recipe_for_each_task():
+    assert {path.stem for path in RECIPES} == set(FOLDERS)
+
+
+@each
+def test_a_recipe_renders_the_published_pattern(path):
+    recipe = recipe_of(path)
+    (row, *_) = rows_for(ROWS[path.stem], recipe.to_dict())
+    if path.stem == "copa":
+        row = {**row, "choice": row["choice"][0]}
+    # The small word pieces know no star.
+    kind, drop = ("byte_level", "{mask*8}") if path.stem == "wsc" else ("wordpiece", "")
+    tokenizer = tiny_tokenizers.tokenizer_of(kind)
+    template = Template.parse(recipe.template.replace(f" {drop}", "") if drop else recipe.template)
+    layout = template.bind(tokenizer, max_tokens=recipe.max_tokens)
+    (one,) = layout.render([row])
+    spelled = "".join(tiny_tokenizers.tokens(kind, one.ids))
+    assert spelled.replace("##", "").replace("Ġ", "") == PATTERNS[path.stem].replace(" ", "")
+
+
+@each
+def test_the_labels_of_the_rows_are_those_of_the_verbalizer(path):
+    recipe = recipe_of(path)
+    rows = rows_for(ROWS[path.stem], recipe.to_dict())
+    answers = answers_of(rows, recipe.label_column, kind_of(recipe.task, recipe.problem))
+    if recipe.verbalizer:
+        assert set(answers) == set(recipe.verbalizer)
+    elif path.stem == "copa":
+        assert answers == ["no reply", "it was great"]
+    else:
+        assert answers == ["film"]
+
+
+@each
+def test_a_recipe_follows_the_protocol_of_the_few_shot_runs(path):
+    recipe = recipe_of(path)
+    asked = {
+        "batch_size": 16, "evaluate_every": 20, "keep": "equal", "patience": 10, "clip": 1.0,
+        "train_backbone": True, "backbone_lr": 1e-5, "backbone_weight_decay": 0.1,
+        "method": "p-tuning", "encoder": "lstm", "init": "paper", "schedule": "linear",
+    }  # fmt: skip
+    assert {key: getattr(recipe, key) for key in asked} == asked
+    assert recipe.lr == recipe.encoder_lr
+    assert recipe.lr == (1e-5 if path.stem in ("cb", "copa", "wic") else 1e-4)
+    assert recipe.max_steps == (250 if path.stem in ("boolq", "cb", "multirc") else 3500)
+    assert round(recipe.warmup_share * recipe.max_steps) == (150 if path.stem == "rte" else 0)
+    plan = Plan.make(32, rows_per_step=16, epochs=recipe.epochs, max_steps=recipe.max_steps, seed=0)
+    assert plan.steps == recipe.max_steps
+
+
+@each
+def test_a_recipe_begins_with_what_it_is_and_its_command_and_states_no_score(path):
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert lines[0].startswith("# ")
+    assert lines[2] == f"#     ptune train recipes/fewglue/{path.name}"
+    assert "No score is stated" in text
+    assert recipe_of(path).output == f"runs/fewglue/{path.stem}"
+
+
+@pytest.mark.parametrize("name", ["multirc", "copa", "wsc"])
+def test_a_recipe_trains_on_files_of_the_shape_of_the_data_set(name, tmp_path):
+    """With the model that travels with ptune, a decoder: the answer is then at the end."""
+    from ptune.training import train_recipe
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name] * 3), encoding="utf-8")
+    path = ROOT / "recipes" / "fewglue" / f"{name}.yaml"
+    recipe = recipe_of(path)
+    template = re.sub(r"{mask[*\d]*}\.", "{label}", recipe.template)
+    template = template.replace("{choice}.", "{choice}")
+    changes = [f"{key}={file}" for key in ("train", "validation", "test")]
+    changes += ["backbone=ptune-tiny", "max_steps=1", f"output={tmp_path}/out"]
+    changes += [f"template={template}", "batch_size=2"]
+    if recipe.task != "multiple-choice":
+        changes.append("task=causal-lm")
+    result = train_recipe(Recipe.load(path, changes))
+    assert result.steps == 1
+    assert set(result.scores) == {"validation", "test"}
+    assert result.prompt.backbone_weights
+
+
+@pytest.mark.skipif("masked-lm" not in TASKS, reason="the task masked-lm is not there yet")
+@pytest.mark.parametrize("name", ["boolq", "copa", "wsc"])
+def test_a_recipe_trains_a_masked_model_as_published(name):
+    """A tiny ALBERT without training: the shape of the run, and not its score."""
+    tokenizer = tiny_tokenizers.KINDS["wordpiece"]()
+    tokenizer.model_max_length, tokenizer.pad_token = 512, "[PAD]"
+    torch.manual_seed(0)
+    config = transformers.AlbertConfig(
+        vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=48,
+    )  # fmt: skip
+    model = transformers.AlbertForMaskedLM(config)
+    backbone = ptune.Backbone.load(model, tokenizer=tokenizer)
+    recipe = recipe_of(ROOT / "recipes" / "fewglue" / f"{name}.yaml")
+    own = {"train", "validation", "test", "backbone", "output"}
+    settings = {key: value for key, value in recipe.to_dict().items() if key not in own}
+    settings |= {"max_steps": 2, "epochs": 2}
+    settings["template"] = recipe.template.replace("'*{pronoun}*'", "{pronoun}")  # no star there
+    rows = ROWS[name] * 3
+    result = ptune.train(backbone, rows, validation=rows, test=rows, **settings)
+    assert result.steps == 2
+    again = ptune.evaluate(backbone, result.prompt, rows)
+    assert again.scores == pytest.approx(result.scores["test"], rel=1e-4)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs FewGLUE_32dev in ../shared/data")
+@each
+def test_the_files_of_the_data_set_are_read(path):
+    recipe = recipe_of(path)
+    counts = {"train": 32, "dev32": 32}
+    if path.stem == "multirc":
+        counts = {"train": 154, "dev32": 167}
+    elif path.stem == "wsc":
+        counts = {"train": 32, "dev32": 10}
+    for name, count in counts.items():
+        source = DATA / FOLDERS[path.stem] / f"{name}.jsonl"
+        rows = rows_for(source, recipe.to_dict())
+        assert len(rows) == count
+        answers = answers_of(rows, recipe.label_column, kind_of(recipe.task, recipe.problem))
+        if recipe.verbalizer:
+            assert set(answers) == set(recipe.verbalizer)
+        Template.parse(recipe.template).check(rows.columns)
+    if path.stem == "copa":
+        plain = with_choices(load_rows(source))
+        assert [len(row["choice"]) for row in plain] == [2] * 32
