@@ -240,6 +240,13 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         ),
     ),
     (
+        lambda v: not _head(v) and v["head_form"] != "normalized",
+        (
+            "head_form = {head_form} goes with a trained head; task = {task} has none. "
+            "Leave head_form out, or set task: sequence-classification."
+        ),
+    ),
+    (
         lambda v: v["labels"] is not None and v["problem"] == "regression",
         "labels does not go with problem = regression, whose labels are numbers. Leave labels out.",
     ),

@@ -76,10 +76,11 @@ def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layou
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
     read = recipe.task in TRAINED_HEAD and backbone.geometry.causal
     pools = read and recipe.task == "sequence-classification"
-    if pools and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
+    pooling = backbone.pooling if recipe.pooling == "auto" else recipe.pooling
+    if pools and pooling in ("first", "virtual"):
         raise ConfigError(
-            "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
-            "or mean."
+            f"pooling = {pooling}: in a decoder the first token does not see the row. Set pooling: "
+            "last or mean."
         )
     if read and layout.ends_virtual:
         raise TemplateError(
