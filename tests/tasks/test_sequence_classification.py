@@ -222,3 +222,19 @@ def test_an_unknown_label_is_refused(backbones):
     task = task_of(backbones["decoder"])
     message = "unknown label 'ugly'. Known: 'good', 'bad'."
     refused(DataError, message, lambda: task.examples(ROWS[:1], ["ugly"]))
+
+
+def test_pooling_virtual_reads_the_first_virtual_token(backbones):
+    backbone = backbones["encoder"]
+    for template, at in (("{soft:3}{bos}{text}", 0), ("{soft:3}{text}", 1)):
+        made = task_of(backbone, template, pooling="virtual")
+        assert [e.sequence.reads for e in made.examples(ROWS)] == [(at,)] * len(ROWS)
+
+
+def test_pooling_virtual_needs_a_virtual_token(backbones):
+    with pytest.raises(TemplateError, match="reads the first virtual token, and there is none"):
+        task_of(backbones["encoder"], "{text}", pooling="virtual")
+
+
+def test_the_form_of_the_head_is_as_set(backbones):
+    assert task_of(backbones["encoder"], head_form="tanh").head(8).form == "tanh"
