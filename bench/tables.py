@@ -60,6 +60,7 @@ MAKERS: Mapping[str, Maker] = {
     "gpu": partial(_whole, "gpu"),
     "growth": _by_axis,
     "label_scoring": partial(_whole, "label_scoring"),
+    "peft_faults": partial(_whole, "peft_faults"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "quality_tagging": _by_task,

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ptune.config import Recipe
+from ptune.parts import Soft
 from ptune.template import Template
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "migration.md"
@@ -35,10 +36,7 @@ def test_both_sides_of_a_pair_ask_for_the_same_prompt(theirs, ours):
         {"PREFIX_TUNING": ["p-tuning-v2"], "P_TUNING": ["p-tuning"]}.get(config.peft_type.value)
         or ["prompt-tuning"]
     )
-    slots = [
-        part.length
-        for part in Template.parse(recipe.template).parts
-        if part.__class__.__name__ == "Soft"
-    ]
+    parts = Template.parse(recipe.template).parts
+    slots = [part.length for part in parts if isinstance(part, Soft)]
     length = sum(slots) if slots else recipe.prompt_length
     assert length == config.num_virtual_tokens
