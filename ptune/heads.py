@@ -1,7 +1,7 @@
 """Trained heads on the pooled state of a row.
 
     normalized   logits = W dropout(LayerNorm(s)) + b        ptune's own
-    plain        logits = W dropout(s) + b                   what GPT-2's and Llama's classes have
+    plain        logits = W dropout(s) (+ b, not trained)    what GPT-2's and Llama's classes have
     tanh, gelu   logits = W dropout(f(U s + u)) + b          BERT's, RoBERTa's; ELECTRA's
 
 Kept with the prompt: a head is a few kilobytes (with `U`, as large as the width squared), and
@@ -45,6 +45,9 @@ class ClassificationHead(nn.Module):
         # Start undecided: every label equally likely, whatever the state.
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        # GPT-2's and Llama's classes have no bias: it stays zero, so that what was trained can go
+        # there. (Where a class has one, an import brings it.)
+        self.linear.bias.requires_grad_(form != "plain")
         if form in BENDS:
             self.dense = nn.Linear(hidden, hidden)
             # Start as the state itself, bent: no number is drawn, so replicas start alike.

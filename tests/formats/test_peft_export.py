@@ -8,7 +8,9 @@ import tiny
 import torch
 from oracles import peft_models as oracle
 from safetensors.torch import load_file
+from tiny_runs import ROWS
 
+import ptune
 from ptune.api import Backbone
 from ptune.batch import TokenSequence
 from ptune.encoders import KeysValues
@@ -121,6 +123,15 @@ def test_heads_go_along(tmp_path, name, form, pooling):
     backbone = backbone_of(name, "SEQ_CLS")
     parts = headed(backbone, form, pooling) | {"template": "{soft:4}{bos}{text}"}
     assert_the_same_in_peft(name, backbone, shallow(backbone, **parts), tmp_path, "SEQ_CLS")
+
+
+def test_a_plain_head_that_was_trained_here_goes_to_llama(tmp_path):
+    backbone = backbone_of("llama", "SEQ_CLS")
+    settings = {"head_form": "plain", "template": "{soft:4}{bos}{text}", "batch_size": 4}
+    settings |= {"method": "prompt-tuning", "task": "sequence-classification", "epochs": 2}
+    prompt = ptune.train(backbone, ROWS, **settings).prompt
+    assert prompt.head["linear.weight"].abs().max() > 0
+    assert_the_same_in_peft("llama", backbone, prompt, tmp_path / "peft", "SEQ_CLS")
 
 
 @pytest.mark.parametrize("kind", ["P_TUNING", "PREFIX_TUNING"])
