@@ -2,7 +2,7 @@
 
     app.py      the application, options that several verbs have
     making.py   demo, train, share, bench, presets, settings
-    sharing.py  import, export
+    peers.py    import, export
     using.py    evaluate, predict, inspect, push
 
 Bad input ends in one sentence on standard error and exit status 1; wrong usage in status 2.
@@ -15,7 +15,7 @@ import typer
 
 # The verbs stand in the help in this order.
 from ptune.cli import making as making
-from ptune.cli import sharing as sharing
+from ptune.cli import peers as peers
 from ptune.cli import using as using
 from ptune.cli.app import app as app
 from ptune.errors import PtuneError
