@@ -31,6 +31,7 @@ from ptune.prompt import SoftPrompt
 from ptune.tasks import TASKS as BOUND
 from ptune.tasks import TaskOptions, make_task
 from ptune.template import Template
+from ptune.values import WORDS_FIELD
 
 log = logging.getLogger("ptune")
 
@@ -99,7 +100,9 @@ def _shallow(prompt: SoftPrompt, backbone: Backbone) -> tuple[dict[str, Any], Te
 def _check_in_front(prompt: SoftPrompt, backbone: Backbone) -> None:
     """Refuse virtual tokens anywhere but in front of everything, each once."""
     layout = _layout(prompt, backbone)
-    row = layout.render([dict.fromkeys(Template.parse(prompt.template).fields, "a")])[0].ids
+    fields = Template.parse(prompt.template).fields
+    values: dict[str, object] = {n: ["a"] if n == WORDS_FIELD else "a" for n in fields}
+    row = layout.render([values])[0].ids
     slots = tuple(-1 - slot for slot in range(prompt.slots))
     if row[: prompt.slots] == slots and min(row[prompt.slots :], default=0) >= 0:
         return

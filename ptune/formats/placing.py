@@ -23,7 +23,11 @@ from ptune.template import Template
 
 log = logging.getLogger("ptune")
 
-DEFAULT_TEXT = {"causal-lm": "{text} {label}", "question-answering": "{question}{sep}{context}"}
+DEFAULT_TEXT = {
+    "causal-lm": "{text} {label}",
+    "token-classification": "{tokens}",
+    "question-answering": "{question}{sep}{context}",
+}
 
 
 def to_sites(

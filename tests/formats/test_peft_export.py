@@ -146,6 +146,15 @@ def test_there_and_back_again_is_the_same_bits(tmp_path, kind):
     assert torch.equal(one["prompt_embeddings"], two["prompt_embeddings"])
 
 
+def test_tags_go_back_with_their_head(tmp_path):
+    made = oracle.wrapped(oracle.base("bert", "TOKEN_CLS"), "P_TUNING", "TOKEN_CLS")
+    made.save_pretrained(tmp_path / "one")
+    backbone = backbone_of("bert", "TOKEN_CLS")
+    export_peft(import_peft(tmp_path / "one", backbone), backbone, tmp_path / "two")
+    found = oracle.logits(oracle.loaded(oracle.base("bert", "TOKEN_CLS"), tmp_path / "two"))
+    assert torch.equal(found, oracle.logits(made))
+
+
 def test_the_encoder_travels_beside_and_peft_passes_over_it(tmp_path):
     backbone = backbone_of("llama")
     encoder = {"lstm.weight": torch.ones(2, 2)}

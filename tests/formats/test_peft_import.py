@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from oracles import peft_models as oracle
+from safetensors.torch import load_file, save_file
 
 from ptune.api import Backbone
 from ptune.batch import TokenSequence
@@ -110,6 +111,24 @@ def test_an_imported_prompt_predicts_texts(tmp_path, name, kind):
     assert torch.allclose(torch.tensor(list(found.probabilities.values())), wanted, atol=1e-5)
 
 
+def test_an_imported_prompt_tags_words(tmp_path):
+    """What PEFT can run and not train: tags with virtual tokens in front."""
+    folder, backbone, _ = saved(tmp_path, "bert", "P_TUNING", "TOKEN_CLS")
+    ids = tuple(range(5, 35))
+    model = oracle.loaded(oracle.base("bert", "TOKEN_CLS"), folder)
+    margin = oracle.logits(model, ids)[oracle.SLOTS :].diff(dim=-1).median()
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights["base_model.classifier.bias"][1] -= margin  # so that both tags are given
+    save_file(weights, folder / "adapter_model.safetensors")
+    wanted = oracle.logits(oracle.loaded(oracle.base("bert", "TOKEN_CLS"), folder), ids)
+    words = [backbone.tokenizer.convert_ids_to_tokens(one) for one in ids]
+    prompt = import_peft(folder, backbone, labels=("O", "B-X"))
+    (found,) = backbone.predict([{"tokens": words}], prompt)
+    best = wanted[oracle.SLOTS :].argmax(-1).tolist()
+    assert list(found.answer) == [("O", "B-X")[label] for label in best]
+    assert len(set(best)) == 2
+
+
 def test_a_masked_language_model_lends_the_pooler_of_its_files(tmp_path):
     """bert-base is saved with a word head, and its pooler is in the file."""
     model = oracle.base("bert", "SEQ_CLS")
@@ -127,8 +146,6 @@ def test_a_masked_language_model_lends_the_pooler_of_its_files(tmp_path):
 def test_a_pickled_file_is_read_as_tensors(tmp_path):
     folder, backbone, wanted = saved(tmp_path, "llama", "PREFIX_TUNING", "CAUSAL_LM")
     weights = folder / "adapter_model.safetensors"
-    from safetensors.torch import load_file
-
     torch.save(load_file(weights), folder / "adapter_model.bin")
     weights.unlink()
     assert_same(backbone, import_peft(folder, backbone), wanted)
