@@ -430,7 +430,8 @@ def combined() -> tuple[Side, Side]:
     weighted = raises(lambda: made.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both"))
     mixed = mixed_batch()
     theirs = both({**mixed[0], "said": f"a prompt a row: {mixed[0]['said']}"}, weighted)
-    own = {**mixed[1], "said": f"a prompt a row: {mixed[1]['said']}; the rest not measured here"}
+    said = f"a prompt a row: {mixed[1]['said']}; the rest not measured here"
+    own = {"right": None if mixed[1]["right"] else False, "said": said}
     return theirs, own
 
 

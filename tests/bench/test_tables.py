@@ -67,10 +67,10 @@ def test_an_unknown_name_is_refused(results):
     import tables
 
     said = (
-        '"bench:speed" is unknown. Known: attention_kernels, classic_job, defaults, first_step, '
-        "gpu, growth, label_scoring, quality_causal, quality_encoder, quality_tagging, "
-        "quality_qa, replicas, "
-        "step_profile, upper_layers, v2_encoder."
+        '"bench:speed" is unknown. Known: attention_kernels, classic_job, defaults, '
+        "first_step, gpu, growth, label_scoring, peft_faults, quality_causal, "
+        "quality_encoder, quality_tagging, quality_qa, replicas, step_profile, upper_layers, "
+        "v2_encoder."
     )
     with pytest.raises(ValueError, match=re.escape(said)):
         tables.rewrite("<!-- bench:speed -->\n<!-- /bench -->", results)
