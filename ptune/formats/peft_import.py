@@ -83,7 +83,8 @@ def import_peft(
     parts = _tensors(folder, backbone, task_index)
     head = _head(folder, task, backbone)
     problem = problem or ("regression" if head and _outputs(head) == 1 else "single-label")
-    labels = _labels(folder, head, tuple(labels), problem)
+    spans = task == "question-answering"  # its outputs are a start and an end, no labels
+    labels = () if spans else _labels(folder, head, tuple(labels), problem)
     settings = _settings(folder, task, problem, labels, head, backbone)
     slots = 0 if parts.vectors is None else folder.slots
     text = template_of(template, task, slots)

@@ -87,7 +87,8 @@ def import_thudm(
     if found.deep:
         offset = offset_of(backbone, len(found.table))
     head = _head(name, tensors, task, backbone) if found.deep and task != "causal-lm" else None
-    labels = _labels(name, head, tuple(labels), problem)
+    spans = task == "question-answering"  # its outputs are a start and an end, no labels
+    labels = () if spans else _labels(name, head, tuple(labels), problem)
     settings = _settings(found, task, problem, head)
     text = template_of(template, task, slots)
     options = TaskOptions.of(settings, labels=labels, offset=offset)
