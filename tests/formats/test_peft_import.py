@@ -88,7 +88,9 @@ def test_a_narrow_embedding_is_carried(tmp_path):
 @pytest.mark.parametrize("task", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"])
 def test_heads_come_along(tmp_path, name, kind, task):
     folder, backbone, wanted = saved(tmp_path, name, kind, task)
-    assert_same(backbone, imported(folder, backbone, kind), wanted)
+    # The tokenizer at hand has nothing to put between two texts.
+    template = "{question} : {context}" if task == "QUESTION_ANS" else None
+    assert_same(backbone, imported(folder, backbone, kind, template=template), wanted)
 
 
 def test_the_form_of_electras_head_is_found(tmp_path):
