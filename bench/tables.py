@@ -65,6 +65,7 @@ MAKERS: Mapping[str, Maker] = {
     "growth": _by_axis,
     "label_scoring": partial(_whole, "label_scoring"),
     "lama": partial(_by_part, "lama"),
+    "peft_faults": partial(_whole, "peft_faults"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "quality_tagging": _by_task,

@@ -29,6 +29,9 @@ _HOMES = {
     "TokenSequence": "ptune.batch",
     "TrainablePrompt": "ptune.trainable",
     "evaluate": "ptune.api",
+    "export_peft": "ptune.formats",
+    "import_peft": "ptune.formats",
+    "import_thudm": "ptune.formats",
     "predict": "ptune.api",
     "train": "ptune.training",
     "train_replicas": "ptune.training",
@@ -51,6 +54,9 @@ __all__ = [
     "__version__",
     "encoders",
     "evaluate",
+    "export_peft",
+    "import_peft",
+    "import_thudm",
     "predict",
     "train",
     "train_replicas",
@@ -67,6 +73,9 @@ if TYPE_CHECKING:
     from ptune.config import Recipe as Recipe
     from ptune.errors import PtuneError as PtuneError
     from ptune.evaluation import Evaluation as Evaluation
+    from ptune.formats import export_peft as export_peft
+    from ptune.formats import import_peft as import_peft
+    from ptune.formats import import_thudm as import_thudm
     from ptune.prompt import SoftPrompt as SoftPrompt
     from ptune.tasks import Prediction as Prediction
     from ptune.template import Template as Template

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ptune.errors import TemplateError
-from ptune.parts import Anchor, Field, Label, Mask, Part, Separator, Soft, fault
+from ptune.parts import Anchor, Begin, Field, Label, Mask, Part, Separator, Soft, fault
 from ptune.spelling import Characters, Frame, Ids, Span, Spelled, Speller, Tokenizer, frame
 from ptune.values import shorten, text_of, words_of
 
@@ -288,8 +288,10 @@ class _Binding:
         self._opens = True  # no text stands before, in this one of the two texts
         self._frame = self._watch(tokenizer, parts)
         self._segment = self._frame.segments[0]
-        self.pieces.append(_Fixed(self._frame.before))
+        parts = parts if any(isinstance(p, Begin) for p in parts) else (Begin(), *parts)
         for before, part in zip((None, *parts), parts, strict=False):
+            if isinstance(part, Begin):
+                self.pieces.append(_Fixed(self._frame.before))
             self._take(part, after_separator=isinstance(before, Separator))
         self._spell_waiting()
         self.pieces.append(_Fixed(self._frame.after))

@@ -7,16 +7,18 @@ accelerate brings each to where it is needed. Knows no prompt; `ptune.backbone` 
 loaded here.
 """
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
 
@@ -279,3 +281,58 @@ def cannot_load(source: str | Path, trusted: bool, error: Exception) -> str:
     elif os.environ.get("HF_HUB_OFFLINE") == "1":
         hint += " that is already in the cache (HF_HUB_OFFLINE is set)"
     return f'Backbone "{source}" cannot be loaded: {reason} {hint}.'
+
+
+def body_with_pooler(source: str) -> PreTrainedModel | None:
+    """A model's body with its trained pooler; None where its files hold none."""
+    try:
+        with quiet(source):
+            body, report = transformers.AutoModel.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError):
+        return None
+    missing = any("pooler" in name for name in report["missing_keys"])
+    return None if missing or getattr(body, "pooler", None) is None else body.eval()
+
+
+class OwnHead(NamedTuple):
+    """The head of a model's own class, without weights.
+
+    Args:
+        name: of the module in its class.
+        module: the head.
+        others: modules with weights that are neither body nor head.
+    """
+
+    name: str
+    module: nn.Module
+    others: tuple[str, ...]
+
+
+# Name of a task -> the classes of transformers that have a head for it.
+_CLASSES = {
+    "sequence-classification": transformers.AutoModelForSequenceClassification,
+    "token-classification": transformers.AutoModelForTokenClassification,
+    "question-answering": transformers.AutoModelForQuestionAnswering,
+}
+
+
+def own_head(config: Any, labels: int, task: str) -> OwnHead | None:
+    """What a model's own class for a task has beside its body; None without such a class."""
+    config = copy.deepcopy(config)
+    config.num_labels = labels
+    try:
+        with torch.device("meta"):
+            model = _CLASSES[task].from_config(config)
+    except (ValueError, KeyError):
+        return None
+    beside = {n: m for n, m in model.named_children() if m is not model.base_model and _weighs(m)}
+    name = next((n for n in ("score", "classifier", "qa_outputs") if n in beside), None)
+    if name is None:
+        return None
+    return OwnHead(name, beside[name], tuple(n for n in beside if n != name))
+
+
+def _weighs(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -1,7 +1,7 @@
 r"""Parts: what a template is made of, once it has been read.
 
-    {soft:3}   Review :   {text}   It was   {mask}   {label}   {sep}
-    Soft       Anchor     Field    Anchor   Mask     Label     Separator
+    {soft:3}   {bos}   Review :   {text}   It was   {mask}   {label}   {sep}
+    Soft       Begin   Anchor     Field    Anchor   Mask     Label     Separator
 
 `str(part)` gives the part as it is written in a template. Each part remembers where it stood
 (`at`, not compared), so that an error can point to it.
@@ -91,7 +91,17 @@ class Separator:
         return "{sep}"
 
 
-Part: TypeAlias = Anchor | Soft | Field | Mask | Label | Separator
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Where the tokenizer's opening special tokens stand; without it they come before all."""
+
+    at: int = field(default=0, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return "{bos}"
+
+
+Part: TypeAlias = Anchor | Soft | Field | Mask | Label | Separator | Begin
 
 
 def fault(source: str, at: int, reason: str) -> TemplateError:

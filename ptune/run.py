@@ -144,7 +144,9 @@ def _offsets(prompts: Sequence[PromptTensors], prompt: Int[Tensor, "..."]) -> Te
 
 
 @torch.no_grad()
-def keys_values_of(backbone: Backbone, ids: Sequence[int]) -> PromptTensors:
+def keys_values_of(
+    backbone: Backbone, ids: Sequence[int], *, at: int | None = None
+) -> PromptTensors:
     """A deep prompt made of the real keys and values of a text.
 
     Where only differences of positions matter, the text stands at the places before the first
@@ -153,9 +155,12 @@ def keys_values_of(backbone: Backbone, ids: Sequence[int]) -> PromptTensors:
 
     A row run with this prompt is the row run behind the text (causal backbones; an encoder's keys
     would also depend on the row).
+
+    Args:
+        at: position of the first token; None is as said above.
     """
     geometry = backbone.geometry
-    offset = -len(ids) if geometry.relative else 0
+    offset = at if at is not None else -len(ids) if geometry.relative else 0
     batch = backbone.pack([TokenSequence(tuple(ids))]).to(backbone.device)
     record: list[tuple[Any, dict[str, Any]]] = []
     call = Call([PromptTensors()], batch, None, geometry.num_embeddings, record=record)
@@ -166,7 +171,7 @@ def keys_values_of(backbone: Backbone, ids: Sequence[int]) -> PromptTensors:
         site: KeysValues(_tokens_first(found["keys"]), _tokens_first(found["values"]))
         for site, (_, found) in enumerate(record)
     }
-    return PromptTensors(deep=deep, offset=0 if geometry.relative else len(ids))
+    return PromptTensors(deep=deep, offset=offset + len(ids))
 
 
 def _tokens_first(heads: Tensor) -> Float[Tensor, "slots kv_heads head_dim"]:

@@ -12,6 +12,7 @@ r"""Templates: where virtual tokens, words, fields and the answer stand.
     {mask}  {mask*3}               the tokenizer's mask token, once or three times
     {label}                        where the label stands
     {sep}                          where the second of two texts begins
+    {bos}                          where [CLS] or <s> stands, if not in front of everything
     {{  }}                         literal braces; inside "...", write \" and \\ for " and \
 
 Everything else is an anchor: text, kept as it is, the same in every row.
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 
 from ptune.errors import TemplateError, did_you_mean
 from ptune.layout import Layout
-from ptune.parts import Anchor, Field, Label, Mask, Part, Separator, Soft, fault
+from ptune.parts import Anchor, Begin, Field, Label, Mask, Part, Separator, Soft, fault
 from ptune.spelling import Tokenizer
 
 _NUMBER = "[1-9][0-9]{0,8}"
@@ -53,8 +54,9 @@ _SLOTS = {  # word -> what may stand between the braces, and how to say so
     "mask": (re.compile(rf"mask(?:\*(?P<count>{_NUMBER}))?"), "Write {mask} or {mask*3}."),
     "label": (re.compile("label"), "Write {label}."),
     "sep": (re.compile("sep"), "Write {sep}."),
+    "bos": (re.compile("bos"), "Write {bos}."),
 }
-_KNOWN = "Known: {soft:N}, {mask}, {label}, {sep} or a field"
+_KNOWN = "Known: {soft:N}, {mask}, {label}, {sep}, {bos} or a field"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Template:
         parts = tuple(_read(source))
         _check_single(source, parts, Label, "A template has one place for the label.")
         _check_single(source, parts, Separator, "Tokenizers join two texts, not three.")
+        _check_begin(source, parts)
         _check_blocks(source, parts)
         return cls(source, parts)
 
@@ -179,6 +182,8 @@ def _slot(source: str, at: int, body: str) -> Part:
             return Label(at)
         case "sep":
             return Separator(at)
+        case "bos":
+            return Begin(at)
         case _:
             return Field(found["name"], _number(found["limit"]), at)
 
@@ -218,6 +223,14 @@ def _check_single(source: str, parts: Sequence[Part], kind: type[Part], reason: 
     found = [part for part in parts if isinstance(part, kind)]
     if len(found) > 1:
         raise fault(source, found[1].at, f"a second {found[1]}. {reason}")
+
+
+def _check_begin(source: str, parts: Sequence[Part]) -> None:
+    """Check that nothing but virtual tokens stands before the opening special tokens."""
+    for at, part in enumerate(parts):
+        if isinstance(part, Begin) and not all(isinstance(one, Soft) for one in parts[:at]):
+            reason = "{bos} opens the text: only virtual tokens may stand before it."
+            raise fault(source, part.at, reason)
 
 
 def _check_blocks(source: str, parts: Sequence[Part]) -> None:

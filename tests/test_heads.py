@@ -38,3 +38,26 @@ def test_numbers_of_the_state_are_dropped_in_training_only():
     assert torch.equal(made(states), made(states))
     made.train()
     assert not torch.equal(made(states), made(states))
+
+
+STATE = torch.tensor([[1.0, -2.0]])
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("plain", 1.0 * 3 - 2.0 * 5 + 7),
+        ("tanh", 0.7615942 * 3 - 0.9640276 * 5 + 7),
+        ("gelu", 0.8413447 * 3 - 0.0455003 * 5 + 7),
+    ],
+)
+def test_other_forms_are_those_of_transformers_classes(form, expected):
+    made = ClassificationHead(2, 1, form=form)  # its dense map starts as the identity
+    torch.nn.init.constant_(made.linear.bias, 7.0)
+    made.linear.weight.data = torch.tensor([[3.0, 5.0]])
+    assert made(STATE).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_bent_head_trains_its_dense_map():
+    names = {name for name, _ in ClassificationHead(2, 1, form="tanh").named_parameters()}
+    assert names == {"dense.weight", "dense.bias", "linear.weight", "linear.bias"}

@@ -412,3 +412,32 @@ def test_half_a_character_is_refused():
         DataError,
     ):
         bind("{text}").render([{"text": "no \ud83d"}])
+
+
+# --- where the opening special tokens stand -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("wordpiece", ["[0]", "[1]", "[CLS]", "no", "[SEP]"]),
+        ("prefixing_bpe", ["[0]", "[1]", "<s>", "▁no"]),
+        ("byte_level", ["[0]", "[1]", "no"]),
+    ],
+)
+def test_bos_puts_virtual_tokens_before_the_opening_tokens(kind, expected):
+    rendered = render(bind("{soft:2}{bos}{text}", kind), text="no")
+    assert tokens(kind, rendered.ids) == expected
+    assert len(rendered.types) == len(rendered.ids)
+
+
+def test_text_behind_bos_is_spelled_as_if_nothing_stood_before():
+    plain = render(bind("{text}", "prefixing_bpe"), text="yes or no")
+    behind = render(bind("{soft:2}{bos}{text}", "prefixing_bpe"), text="yes or no")
+    assert behind.ids == (-1, -2, *plain.ids)
+
+
+@pytest.mark.parametrize("source", ["a {bos}{text}", "{text}{bos}", "{bos}{bos}{text}"])
+def test_only_virtual_tokens_stand_before_bos(source):
+    with pytest.raises(TemplateError, match="only virtual tokens may stand before it"):
+        Template.parse(source)

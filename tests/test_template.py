@@ -170,7 +170,7 @@ def test_any_text_can_be_an_anchor_when_braces_are_doubled(text):
 # --- what cannot be read --------------------------------------------------------------------------
 
 SOFT = 'Write {soft:20}, {soft:"text"} or {soft:8="text"}, #name last; numbers start at 1.'
-KNOWN = "Known: {soft:N}, {mask}, {label}, {sep} or a field"
+KNOWN = "Known: {soft:N}, {mask}, {label}, {sep}, {bos} or a field"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_an_empty_template_is_refused(source):
 def test_a_field_that_the_rows_lack_may_be_a_misspelt_slot():
     with refuses(
         'template "{text} It was {maks}", column 15: unknown slot {maks}. Known: {soft:N}, {mask}, '
-        "{label}, {sep} or a field of the rows: id, text. Did you mean mask?"
+        "{label}, {sep}, {bos} or a field of the rows: id, text. Did you mean mask?"
     ):
         Template.parse("{text} It was {maks}").check(["id", "text"])
 
@@ -278,6 +278,6 @@ def test_a_field_that_the_rows_lack_may_be_a_misspelt_slot():
 def test_a_field_of_rows_without_columns_is_refused():
     with refuses(
         'template "{text:.5}", column 1: unknown slot {text:.5}. Known: {soft:N}, {mask}, '
-        "{label}, {sep} or a field of the rows: none."
+        "{label}, {sep}, {bos} or a field of the rows: none."
     ):
         Template.parse("{text:.5}").check([])

@@ -12,9 +12,17 @@
 What the tensors mean is the business of `ptune.prompt`.
 """
 
-from ptune.artifact.contents import DOCUMENT, FILES, SCHEMA_VERSION, TENSORS, to_files
-from ptune.artifact.folder import exists, read_folder, write_folder
-from ptune.artifact.hub import pull, push
+from ptune.artifact.contents import (
+    DOCUMENT,
+    FILES,
+    SCHEMA_VERSION,
+    TENSORS,
+    few,
+    first_line,
+    to_files,
+)
+from ptune.artifact.folder import exists, read_folder, write_files, write_folder
+from ptune.artifact.hub import fetch, pull, push
 
 __all__ = [
     "DOCUMENT",
@@ -22,9 +30,13 @@ __all__ = [
     "SCHEMA_VERSION",
     "TENSORS",
     "exists",
+    "fetch",
+    "few",
+    "first_line",
     "pull",
     "push",
     "read_folder",
     "to_files",
+    "write_files",
     "write_folder",
 ]

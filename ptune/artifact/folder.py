@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from torch import Tensor
 from ptune.artifact.contents import (
     COPY_AGAIN,
     DOCUMENT,
-    FILES,
     TENSORS,
     few,
     first_line,
@@ -60,10 +59,19 @@ def write_folder(
         ArtifactError: the folder cannot be written or belongs to something else. What was there
             before is untouched.
     """
-    contents = to_files(tensors, document, card)
+    write_files(path, to_files(tensors, document, card))
+
+
+def write_files(path: str | Path, contents: Mapping[str, bytes]) -> None:
+    """Write a folder of files, whole or not at all, in place of one that holds such files alone.
+
+    Raises:
+        ArtifactError: the folder cannot be written or belongs to something else. What was there
+            before is untouched.
+    """
     try:
         target = _resolved(path)
-        _refuse_other_use(str(path), target)
+        _refuse_other_use(str(path), target, contents)
         _replace(target, contents)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(_cannot_write(path, contents, error)) from error
@@ -74,7 +82,7 @@ def _resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _refuse_other_use(name: str, target: Path) -> None:
+def _refuse_other_use(name: str, target: Path, own: Collection[str]) -> None:
     """A folder is replaced as a whole, so it must hold nothing but a prompt."""
     if not target.exists():
         return
@@ -85,7 +93,7 @@ def _refuse_other_use(name: str, target: Path) -> None:
             f"{name}: is the current folder, and a prompt needs a folder of its own. "
             "Choose another name."
         )
-    others = sorted(p.name for p in target.iterdir() if p.name not in (*FILES, *LITTER))
+    others = sorted(p.name for p in target.iterdir() if p.name not in (*own, *LITTER))
     if others:
         raise ArtifactError(
             f"{name}: holds other files ({few(others)}), and a prompt needs a folder of its own. "
@@ -258,6 +266,6 @@ def _no_prompt(name: str, folder: Path) -> str:
         )
     files = sorted(p.name for p in folder.iterdir())
     if "adapter_config.json" in files:
-        return f"{name}: is a PEFT adapter, not a prompt of ptune, which cannot read it yet."
+        return f"{name}: is a PEFT adapter. Make it a prompt of ptune's first: ptune import {name}."
     found = f"it holds {few(files)}" if files else "it is empty"
     return f"{name}: is no prompt folder: {found}, and no {DOCUMENT}. Give another folder."

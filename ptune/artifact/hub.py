@@ -2,11 +2,13 @@
 
     push("complaints", "bob/complaints")        three small files, and no backbone
     folder = pull("bob/complaints")             in the cache of huggingface_hub, verified
+    folder = fetch("bob/other", ["*.json"])     files of another library, not verified
 
 The only place that imports `huggingface_hub`. Both take another client as `api`, as one with a
 token or an address of its own; tests pass one without a network.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -56,15 +58,27 @@ def pull(repo_id: str, *, revision: str | None = None, api: HfApi | None = None)
     Raises:
         ArtifactError: not found, not reachable, or no whole prompt.
     """
+    found = fetch(repo_id, FILES, revision=revision, api=api)
+    read_folder(str(found), name=f'hub repository "{repo_id}"')
+    return found
+
+
+def fetch(
+    repo_id: str, names: Sequence[str], *, revision: str | None = None, api: HfApi | None = None
+) -> Path:
+    """Download the files of these names and nothing else; return the folder they are in.
+
+    Raises:
+        ArtifactError: not found or not reachable.
+    """
     try:
-        # One snapshot, not three downloads: all files are of one commit.
+        # One snapshot, not one download a file: all files are of one commit.
         found = (api or HfApi()).snapshot_download(
-            repo_id, revision=revision, allow_patterns=list(FILES)
+            repo_id, revision=revision, allow_patterns=list(names)
         )
     except Exception as error:  # as above
         raise ArtifactError(
             f'hub repository "{repo_id}": cannot be read: {first_line(error)}. '
             "Check the name and the network; a private one needs a login: hf auth login."
         ) from error
-    read_folder(str(found), name=f'hub repository "{repo_id}"')
     return Path(str(found))

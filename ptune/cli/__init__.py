@@ -2,6 +2,7 @@
 
     app.py      the application, options that several verbs have
     making.py   demo, train, share, bench, presets, settings
+    peers.py    import, export
     using.py    evaluate, predict, inspect, push
     probing.py  probe, vocabulary; probed.py is its table
 
@@ -15,6 +16,7 @@ import typer
 
 # The verbs stand in the help in this order.
 from ptune.cli import making as making
+from ptune.cli import peers as peers
 from ptune.cli import probing as probing
 from ptune.cli import using as using
 from ptune.cli.app import app as app

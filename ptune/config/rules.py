@@ -316,6 +316,13 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         ),
     ),
     (
+        lambda v: not _head(v) and v["head_form"] != "normalized",
+        (
+            "head_form = {head_form} goes with a trained head; task = {task} has none. "
+            "Leave head_form out, or set task: sequence-classification."
+        ),
+    ),
+    (
         lambda v: not _chooses(v) and v["choices"] is not None,
         "choices = {choices} goes with task = multiple-choice only; task is {task}.",
     ),

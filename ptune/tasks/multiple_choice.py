@@ -33,13 +33,13 @@ from torch.nn import functional
 from ptune.backbone import Backbone
 from ptune.batch import Branch, TokenSequence
 from ptune.errors import ConfigError, DataError, TemplateError
-from ptune.heads import ClassificationHead
+from ptune.heads import ClassificationHead, HeadForm
 from ptune.inject import Words
 from ptune.layout import Layout, Rendered
 from ptune.parts import Field, Label
 from ptune.spelling import Ids
 from ptune.tasks.options import Pooling, TaskOptions
-from ptune.tasks.sequence_classification import pooled_sequence, pooled_states
+from ptune.tasks.sequence_classification import pooled_sequence, pooled_states, pooling_of
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 from ptune.template import Template
 
@@ -59,8 +59,8 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Multi
     limit = options.limit(backbone)
     if options.choose_by == "head":
         layout = template.bind(backbone.tokenizer, max_tokens=limit)
-        pooling = backbone.pooling if options.pooling == "auto" else options.pooling
-        return ByHead(layout, pooling, dropout=options.head_dropout)
+        pooling = pooling_of(template, layout, backbone, options)
+        return ByHead(layout, pooling, dropout=options.head_dropout, form=options.head_form)
     mean = options.choose_by == "words-mean"
     room = min(MOST_CHOICE_TOKENS, limit // 4)
     # The place of the choice is one that the layout leaves open.
@@ -213,18 +213,27 @@ class ByHead(MultipleChoice):
         layout: the template, bound to the tokenizer.
         pooling: which states of a sequence the head sees.
         dropout: of the head, 0 .. 1.
+        form: of the head; see `ptune.heads`.
     """
 
     read = "states"
 
-    def __init__(self, layout: Layout, pooling: Pooling, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        pooling: Pooling,
+        *,
+        dropout: float = 0.0,
+        form: HeadForm = "normalized",
+    ) -> None:
         super().__init__(layout)
         self.pooling: Pooling = pooling
         self.dropout = dropout
+        self.form: HeadForm = form
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head with one output."""
-        return ClassificationHead(hidden, 1, dropout=self.dropout)
+        return ClassificationHead(hidden, 1, dropout=self.dropout, form=self.form)
 
     def _encoded(self, rows: Sequence[Row]) -> Iterator[_Encoded]:
         expanded = _Expanded(rows)

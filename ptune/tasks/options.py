@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ptune.backbone import Backbone
+from ptune.heads import HeadForm
 
 Problem = Literal["single-label", "multi-label", "regression"]
-Pooling = Literal["first", "last", "mean"]
+Pooling = Literal["first", "last", "mean", "virtual"]
 ChooseBy = Literal["head", "words", "words-mean"]
 
 
@@ -38,6 +39,7 @@ class TaskOptions:
         max_answer_tokens: longest part of a context that is an answer.
         n_best: answers that are weighed.
         no_answer: by how much an empty answer must score better; None never gives one.
+        head_form: of the trained head (`ptune.heads`).
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     """
@@ -57,6 +59,7 @@ class TaskOptions:
     max_answer_tokens: int = 30
     n_best: int = 20
     no_answer: float | None = None
+    head_form: HeadForm = "normalized"
     max_tokens: int = 512
     offset: int = 0
 

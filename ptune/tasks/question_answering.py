@@ -36,7 +36,7 @@ from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.batch import TokenSequence
 from ptune.errors import ConfigError, DataError, TemplateError
-from ptune.heads import ClassificationHead
+from ptune.heads import ClassificationHead, HeadForm
 from ptune.layout import Layout
 from ptune.parts import Field, fault
 from ptune.spelling import Characters
@@ -74,6 +74,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Quest
         no_answer=options.no_answer,
         causal=causal,
         dropout=options.head_dropout,
+        head_form=options.head_form,
     )
 
 
@@ -144,6 +145,7 @@ class QuestionAnswering:
         no_answer: by how much null must score better than the best part; None never gives it.
         causal: whether a token sees only those before it.
         dropout: of the head, 0 .. 1.
+        head_form: see `ptune.heads`.
     """
 
     name = "question-answering"
@@ -162,6 +164,7 @@ class QuestionAnswering:
         no_answer: float | None,
         causal: bool = False,
         dropout: float = 0.0,
+        head_form: HeadForm = "normalized",
     ) -> None:
         self.layout = layout
         self.stride = stride
@@ -170,10 +173,11 @@ class QuestionAnswering:
         self.no_answer = no_answer
         self.causal = causal
         self.dropout = dropout
+        self.head_form: HeadForm = head_form
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head: start and end."""
-        return ClassificationHead(hidden, 2, dropout=self.dropout)
+        return ClassificationHead(hidden, 2, dropout=self.dropout, form=self.head_form)
 
     def question(self, example: Example) -> TokenSequence:
         """Never asked: this task does not generate."""

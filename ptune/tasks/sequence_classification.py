@@ -3,9 +3,11 @@ r"""Sequence classification: a trained head on the pooled state of a row.
     first   [CLS] P P P the film is a delight [SEP]      the state of the first token
     last    P P P the film is a delight                  the state of the last one
     mean    the mean of the states of all tokens of the row
+    virtual P P P [CLS] the film is a delight [SEP]      the state of the first virtual token
 
-States that are pooled are those of real tokens, never of virtual ones and never of padding. One
-label a row (softmax), several (a sigmoid each), or a number (regression).
+States that are pooled are those of real tokens, unless pooling is virtual (as PEFT has it on
+encoders), and never of padding. One label a row (softmax), several (a sigmoid each), or a number
+(regression).
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.batch import TokenSequence
 from ptune.errors import DataError, TemplateError
-from ptune.heads import ClassificationHead
+from ptune.heads import ClassificationHead, HeadForm
 from ptune.layout import Layout, Rendered
 from ptune.tasks.options import Pooling, Problem, TaskOptions
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
@@ -44,9 +46,28 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Seque
         layout,
         options.labels,
         problem=options.problem,
-        pooling=backbone.pooling if options.pooling == "auto" else options.pooling,
+        pooling=pooling_of(template, layout, backbone, options),
         dropout=options.head_dropout,
+        head_form=options.head_form,
     )
+
+
+def pooling_of(
+    template: Template, layout: Layout, backbone: Backbone, options: TaskOptions
+) -> Pooling:
+    """Which states a trained head sees.
+
+    Raises:
+        TemplateError: a virtual token is to be read, and there is none.
+    """
+    if options.pooling == "auto":
+        return backbone.pooling
+    if options.pooling == "virtual" and not layout.slots:
+        raise TemplateError(
+            f'template "{template.source}": pooling = virtual reads the first virtual token, and '
+            "there is none. Put {soft:20} somewhere, or leave pooling out."
+        )
+    return options.pooling
 
 
 class SequenceClassification:
@@ -58,6 +79,7 @@ class SequenceClassification:
         problem: what a row's label is.
         pooling: which states of a row the head sees; "last" for decoders, whose earlier tokens do
             not know the row.
+        head_form: see `ptune.heads`.
         dropout: of the head, 0 .. 1.
     """
 
@@ -73,17 +95,20 @@ class SequenceClassification:
         *,
         problem: Problem = "single-label",
         pooling: Pooling,
+        head_form: HeadForm = "normalized",
         dropout: float = 0.0,
     ) -> None:
         self.layout = layout
         self.labels = tuple(labels)
         self.problem = problem
         self.pooling = pooling
+        self.head_form: HeadForm = head_form
         self.dropout = dropout
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head, one number a label."""
-        return ClassificationHead(hidden, max(1, len(self.labels)), dropout=self.dropout)
+        labels = max(1, len(self.labels))
+        return ClassificationHead(hidden, labels, dropout=self.dropout, form=self.head_form)
 
     def question(self, example: Example) -> TokenSequence:
         """Never asked: this task does not generate."""
@@ -178,7 +203,8 @@ def pooled_sequence(one: Rendered, pooling: Pooling) -> TokenSequence:
     real = [at for at, id in enumerate(one.ids) if id >= 0]
     if not real:
         raise DataError("A row has no token of its own to be pooled: its fields are empty.")
-    reads = {"first": real[:1], "last": real[-1:], "mean": real}[pooling]
+    virtual = [at for at, id in enumerate(one.ids) if id < 0]
+    reads = {"first": real[:1], "last": real[-1:], "mean": real, "virtual": virtual[:1]}[pooling]
     return TokenSequence(ids=one.ids, reads=tuple(reads), shared=one.shared, types=one.types)
 
 

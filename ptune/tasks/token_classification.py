@@ -28,7 +28,7 @@ from ptune import tags as rules
 from ptune.backbone import Backbone
 from ptune.batch import TokenSequence
 from ptune.errors import TemplateError
-from ptune.heads import ClassificationHead
+from ptune.heads import ClassificationHead, HeadForm
 from ptune.layout import Layout, Rendered
 from ptune.parts import Field, Label
 from ptune.tasks.options import TaskOptions
@@ -62,7 +62,13 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Token
     limit = options.limit(backbone)
     layout = template.bind(backbone.tokenizer, max_tokens=limit, words=WORDS_FIELD)
     scheme = rules.scheme_of(options.labels) if options.scheme == "auto" else options.scheme
-    return TokenClassification(layout, options.labels, scheme=scheme, dropout=options.head_dropout)
+    return TokenClassification(
+        layout,
+        options.labels,
+        scheme=scheme,
+        dropout=options.head_dropout,
+        head_form=options.head_form,
+    )
 
 
 class TokenClassification:
@@ -76,6 +82,7 @@ class TokenClassification:
         labels: the tags.
         scheme: how they write entities, one of `ptune.tags.SCHEMES`.
         dropout: of the head, 0 .. 0.9.
+        head_form: see `ptune.heads`.
     """
 
     name = "token-classification"
@@ -84,16 +91,24 @@ class TokenClassification:
     room = 0
 
     def __init__(
-        self, layout: Layout, labels: Sequence[str], *, scheme: str, dropout: float = 0.0
+        self,
+        layout: Layout,
+        labels: Sequence[str],
+        *,
+        scheme: str,
+        dropout: float = 0.0,
+        head_form: HeadForm = "normalized",
     ) -> None:
         self.layout = layout
         self.labels = tuple(labels)
         self.scheme = scheme
         self.dropout = dropout
+        self.head_form: HeadForm = head_form
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head, one number a tag."""
-        return ClassificationHead(hidden, len(self.labels), dropout=self.dropout)
+        labels = len(self.labels)
+        return ClassificationHead(hidden, labels, dropout=self.dropout, form=self.head_form)
 
     def question(self, example: Example) -> TokenSequence:
         """Never asked: this task does not generate."""

@@ -78,11 +78,12 @@ def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
     """What stands behind the tokens that are read is never seen in a decoder, nor trained."""
     read = trains_head(recipe.task, recipe.choose_by) and backbone.geometry.causal
-    pools = read and recipe.task != "token-classification"
-    if pools and (backbone.pooling if recipe.pooling == "auto" else recipe.pooling) == "first":
+    pools = read and recipe.task in ("sequence-classification", "multiple-choice")
+    pooling = backbone.pooling if recipe.pooling == "auto" else recipe.pooling
+    if pools and pooling in ("first", "virtual"):
         raise ConfigError(
-            "pooling = first: in a decoder the first token does not see the row. Set pooling: last "
-            "or mean."
+            f"pooling = {pooling}: in a decoder the first token does not see the row. Set pooling: "
+            "last or mean."
         )
     if read and layout.ends_virtual:
         raise TemplateError(

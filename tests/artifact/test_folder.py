@@ -221,7 +221,7 @@ def test_a_peft_adapter_is_told_apart():
     Path("complaints").mkdir()
     Path("complaints/adapter_config.json").touch()
     assert refusal(read) == (
-        "complaints: is a PEFT adapter, not a prompt of ptune, which cannot read it yet."
+        "complaints: is a PEFT adapter. Make it a prompt of ptune's first: ptune import complaints."
     )
 
 

@@ -52,7 +52,7 @@ def test_a_missing_column(place, ptune, tmp_path):
     refused(
         ptune(*changed(place, f"train={file}")),
         f'{file}: template "{TEMPLATE}", column 9: unknown slot {{text}}. Known: {{soft:N}}, '
-        "{mask}, {label}, {sep} or a field of the rows: txt, label. Did you mean txt?",
+        "{mask}, {label}, {sep}, {bos} or a field of the rows: txt, label. Did you mean txt?",
     )
 
 
@@ -97,8 +97,8 @@ def test_a_mistake_in_the_template(place, ptune):
     refused(
         ptune(*changed(place, "template={soft:2}{text} {maks} {label}")),
         f'{place}/train.csv: template "{{soft:2}}{{text}} {{maks}} {{label}}", column 16: unknown '
-        "slot {maks}. Known: {soft:N}, {mask}, {label}, {sep} or a field of the rows: text, label. "
-        "Did you mean mask?",
+        "slot {maks}. Known: {soft:N}, {mask}, {label}, {sep}, {bos} or a field of the rows: text, "
+        "label. Did you mean mask?",
     )
 
 

@@ -272,3 +272,19 @@ def test_a_tokenizer_that_joins_no_two_texts_is_told_where(backbones):
         f'template "{PAIR}", column 18: {{sep}}: this tokenizer puts nothing between two texts. '
         "Write text instead."
     )
+
+
+def test_pooling_virtual_reads_the_first_virtual_token(backbones):
+    backbone = backbones["encoder"]
+    for template, at in (("{soft:3}{bos}{text}", 0), ("{soft:3}{text}", 1)):
+        made = task_of(backbone, template, pooling="virtual")
+        assert [e.sequence.reads for e in made.examples(ROWS)] == [(at,)] * len(ROWS)
+
+
+def test_pooling_virtual_needs_a_virtual_token(backbones):
+    with pytest.raises(TemplateError, match="reads the first virtual token, and there is none"):
+        task_of(backbones["encoder"], "{text}", pooling="virtual")
+
+
+def test_the_form_of_the_head_is_as_set(backbones):
+    assert task_of(backbones["encoder"], head_form="tanh").head(8).form == "tanh"

@@ -53,8 +53,8 @@ def test_a_column_that_is_missing_in_one_of_the_files_is_named_with_the_file(tmp
         train(backbone, TABLE, test=str(file))
     assert str(error.value) == (
         f'{file}: template "{{soft:2}}{{text}} label : {{label}}", column 9: unknown slot '
-        "{text}. Known: {soft:N}, {mask}, {label}, {sep} or a field of the rows: txt, label. "
-        "Did you mean txt?"
+        "{text}. Known: {soft:N}, {mask}, {label}, {sep}, {bos} or a field of the rows: txt, "
+        "label. Did you mean txt?"
     )
 
 

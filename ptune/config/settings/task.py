@@ -55,10 +55,14 @@ class TaskSettings(BaseModel):
         "What a choice is scored by: a trained head, the log-probability of its words, or their "
         "mean (multiple-choice).",
     )
-    pooling: Literal["auto", "first", "last", "mean"] = _setting(
+    pooling: Literal["auto", "first", "last", "mean", "virtual"] = _setting(
         "auto",
         "States that a trained head sees; auto: as the backbone was trained, else the first token "
-        "of an encoder and the last one of a decoder.",
+        "of an encoder and the last one of a decoder; virtual: the first virtual token.",
+    )
+    head_form: Literal["normalized", "plain", "tanh", "gelu"] = _setting(
+        "normalized",
+        "Of a trained head: ptune's own, or one that transformers' classes have, to be exported.",
     )
     head_dropout: float = _setting(
         0.0, "Dropout on the states that a trained head sees.", low=0.0, high=0.9

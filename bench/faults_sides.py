@@ -1,0 +1,278 @@
+"""The two sides of `peft_faults.py`, and what is right by hand.
+
+Tiny random models; prompts in PEFT and the same numbers in ptune; rows laid side by side as
+embeddings and run by the model's own body; an attention written with loops.
+"""
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+from common import PROJECT
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+
+from ptune.backbone import Backbone
+from ptune.batch import PromptTensors, TokenSequence
+from ptune.encoders import KeysValues
+from ptune.errors import PtuneError
+from ptune.heads import ClassificationHead
+from ptune.prompt import SoftPrompt
+from ptune.run import generate, run
+
+sys.path.append(str(PROJECT / "tests" / "oracles"))
+
+N = 4
+LONG, SHORT = (7, 9, 11, 13, 8, 21), (15, 6, 30)
+EXACT = 2e-5  # float32 sums in another order
+VOCABULARY = 96
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "initializer_range": 0.3,
+}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: hf.LlamaConfig(**SMALL, num_key_value_heads=2),
+    "mistral": lambda: hf.MistralConfig(
+        **SMALL | {"num_hidden_layers": 1}, num_key_value_heads=2, head_dim=8, sliding_window=4
+    ),
+    "opt": lambda: hf.OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        init_std=0.3,
+        word_embed_proj_dim=32,
+    ),
+    "bert": lambda: hf.BertConfig(**SMALL),
+    "electra": lambda: hf.ElectraConfig(**SMALL, embedding_size=16),
+    "albert": lambda: hf.AlbertConfig(**SMALL, embedding_size=16),
+    "modernbert": lambda: hf.ModernBertConfig(**SMALL, cls_token_id=2, sep_token_id=3),
+    "deberta": lambda: hf.DebertaV2Config(**SMALL),
+    "t5": lambda: hf.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=4,
+        num_heads=4,
+        decoder_start_token_id=0,
+    ),
+}
+CLASSES = {
+    "CAUSAL_LM": hf.AutoModelForCausalLM,
+    "SEQ_CLS": hf.AutoModelForSequenceClassification,
+    "TOKEN_CLS": hf.AutoModelForTokenClassification,
+    "QUESTION_ANS": hf.AutoModelForQuestionAnswering,
+    "SEQ_2_SEQ_LM": hf.AutoModelForSeq2SeqLM,
+    "FEATURE_EXTRACTION": hf.AutoModelForMaskedLM,
+}
+Side = dict[str, Any]
+
+
+def base(name: str, task: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return CLASSES[task].from_config(CONFIGS[name]()).float().eval()
+
+
+def wrapped(model: Any, kind: str, task: str, **more: Any) -> Any:
+    import peft
+
+    configs = {
+        "P": peft.PromptEncoderConfig,
+        "PROMPT": peft.PromptTuningConfig,
+        "X": peft.PrefixTuningConfig,
+    }
+    if kind == "P":
+        more = {"encoder_hidden_size": 16} | more
+    torch.manual_seed(1)
+    config = configs[kind](task_type=task, num_virtual_tokens=N, **more)
+    return peft.get_peft_model(model, config).eval()
+
+
+def backbone_of(model: Any) -> Backbone:
+    words = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "[MASK]": 4}
+    words |= {f"w{i}": i for i in range(5, VOCABULARY)}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
+    )
+    return Backbone.load(model, tokenizer=tokenizer)
+
+
+def vectors_of(made: Any) -> Tensor:
+    """The prompt of a model of PEFT's, as numbers."""
+    return made.get_prompt(batch_size=1)[0].detach()
+
+
+def padded(rows: Sequence[Sequence[int]], left: bool = False) -> dict[str, Tensor]:
+    width = max(map(len, rows))
+    pads = [[0] * (width - len(row)) for row in rows]
+    ids = [[*p, *row] if left else [*row, *p] for row, p in zip(rows, pads, strict=True)]
+    mask = [
+        [0] * len(p) + [1] * len(row) if left else [1] * len(row) + [0] * len(p)
+        for row, p in zip(rows, pads, strict=True)
+    ]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def alone(model: Any, parts: Sequence[Tensor | Sequence[int]], **more: Any) -> Tensor:
+    """Final states of one row by the model's own body: vectors and ids laid side by side."""
+    table = model.get_input_embeddings()
+    embeds = [p if isinstance(p, Tensor) else table(torch.tensor(p)) for p in parts]
+    return model.base_model(inputs_embeds=torch.cat(embeds)[None], **more).last_hidden_state[0]
+
+
+VIRTUAL = tuple(-1 - slot for slot in range(N))
+
+
+def ours(
+    backbone: Backbone, prompts: Sequence[PromptTensors], rows: Sequence[TokenSequence], read: str
+) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: Tensor = run(backbone, prompts, backbone.pack(rows), read=read)  # type: ignore[call-overload]
+    return found
+
+
+def row(ids: Sequence[int], at: int = -1, prompt: int = 0) -> TokenSequence:
+    whole = (*VIRTUAL, *ids)
+    return TokenSequence(whole, prompt=prompt, reads=(at % len(whole),))
+
+
+def differs(found: Tensor, right: Tensor, what: str = "") -> Side:
+    worst = float((found - right).abs().max())
+    ok = worst < EXACT
+    return {"right": ok, "said": f"{what}{'right' if ok else 'wrong'} ({worst:.1e})"}
+
+
+def raises(call: Callable[[], Any]) -> Side:
+    try:
+        call()
+    except Exception as error:
+        text = (str(error).strip() or type(error).__name__).splitlines()[0][:90]
+        return {"right": False, "said": f"raises {type(error).__name__}: {text}"}
+    return {"right": None, "said": "runs; not compared here"}
+
+
+def refused(name: str, task: str) -> Side:
+    try:
+        backbone_of(base(name, task))
+    except PtuneError as error:
+        return {"right": None, "said": f"refused: {_reason(error)}"}
+    return {"right": None, "said": "loads; not measured by this script"}
+
+
+def _reason(error: PtuneError) -> str:
+    return str(error).split(": ")[1].split(". ")[0]
+
+
+def both(*sides: Side) -> Side:
+    marks = [side["right"] for side in sides]
+    right = False if False in marks else None if None in marks else True
+    return {"right": right, "said": "; ".join(str(side["said"]) for side in sides)}
+
+
+def two_prompts(model: Any) -> tuple[Any, list[Tensor]]:
+    import peft
+
+    made = wrapped(model, "PROMPT", "CAUSAL_LM")
+    torch.manual_seed(4)
+    made.add_adapter("other", peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N))
+    tables = []
+    for name in ("default", "other"):
+        made.set_adapter(name)
+        tables.append(vectors_of(made))
+    made.set_adapter("default")
+    return made, tables
+
+
+def shown(effect: float) -> Side:
+    said = f"turning the prompt round moves token 6 behind a window of 4 by {effect:.1e}"
+    return {"right": effect > EXACT, "said": said}
+
+
+def random_deep(backbone: Backbone, sign: int = 1, sites: Sequence[int] | None = None) -> Any:
+    torch.manual_seed(5)
+    made = {}
+    for at, site in enumerate(backbone.geometry.sites):
+        heads, key, value = site.shape
+        pair = KeysValues(sign * torch.randn(N, heads, key), sign * torch.randn(N, heads, value))
+        if sites is None or at in sites:
+            made[at] = pair
+    return made
+
+
+def stepwise(model: Any, table: Tensor) -> Side:
+    """Greedy tokens of ptune, beside plain forwards of the whole row."""
+    backbone = backbone_of(model)
+    asked = TokenSequence((*VIRTUAL, *LONG))
+    (found,) = generate(backbone, [PromptTensors(table)], [asked], max_new_tokens=5)
+    ids, right = list(LONG), []
+    for _ in range(5):
+        right.append(int(model.lm_head(alone(model, [table, ids])[-1]).argmax()))
+        ids.append(right[-1])
+    end = right.index(3) if 3 in right else 5
+    same = found == right[:end]
+    return {"right": same, "said": f"tokens of plain forwards: {'right' if same else 'wrong'}"}
+
+
+def saved_head() -> Side:
+    """A classification prompt on ModernBERT, saved and loaded, on a backbone loaded anew."""
+    backbone = backbone_of(base("modernbert", "FEATURE_EXTRACTION"))
+    head = ClassificationHead(32, 2)
+    nn.init.normal_(head.linear.weight)
+    prompt = SoftPrompt(
+        template="{soft:4}{text}",
+        task="sequence-classification",
+        slots=N,
+        vectors=torch.randn(N, 32),
+        head=head.state_dict(),
+        labels=("a", "b"),
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+    )
+    states = ours(backbone, [prompt.tensors()], [row(LONG, at=N)], "states")
+    right = head(states)
+    with tempfile.TemporaryDirectory() as folder:
+        prompt.save(Path(folder) / "p")
+        again = SoftPrompt.load(Path(folder) / "p")
+    fresh = ClassificationHead(32, 2)
+    fresh.load_state_dict(dict(again.head))
+    other = backbone_of(base("modernbert", "FEATURE_EXTRACTION"))
+    found = fresh(ours(other, [again.tensors()], [row(LONG, at=N)], "states"))
+    return differs(found, right, "modernbert: ")
+
+
+def deep_as_by_hand(name: str, sites: Sequence[int] | None = None) -> Side:
+    """A deep prompt beside an attention written with loops."""
+    from naive_attention import NaiveAttention
+
+    task = "CAUSAL_LM" if name == "llama" else "FEATURE_EXTRACTION"
+    model = base(name, task)
+    try:
+        backbone = backbone_of(model)
+    except PtuneError as error:
+        return {"right": None, "said": f"{name}: refused ({_reason(error)})"}
+    deep = random_deep(backbone, sites=sites)
+    sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
+    found = ours(backbone, [PromptTensors(deep=deep)], [sequence], "states")
+    with NaiveAttention(model, deep):
+        right = model.base_model(input_ids=torch.tensor([LONG])).last_hidden_state[0]
+    return differs(found, right, f"{name}: ")

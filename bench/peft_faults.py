@@ -1,0 +1,568 @@
+"""Where PEFT's prompts go wrong or cannot go: each item measured in PEFT and in ptune.
+
+Tiny random models, float32, on a CPU. What is right is computed here by hand, with neither library:
+the model's own forward on embeddings laid side by side, one row at a time, or an attention written
+with loops (tests/oracles/naive_attention.py). A number is the largest difference of logits.
+
+    python bench/peft_faults.py --json bench/results/peft_faults.jsonl
+    python bench/peft_faults.py --only 7            one item
+
+`S` items run in PEFT without an exception and give something else; the others it cannot do.
+"""
+
+import dataclasses
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import transformers as hf
+from common import (
+    Line,
+    latest,
+    machine,
+    markdown,
+    options,
+    read_lines,
+    require_peft,
+    settings_line,
+    show,
+    write_line,
+)
+from faults_sides import (
+    CLASSES,
+    CONFIGS,
+    LONG,
+    SHORT,
+    VIRTUAL,
+    VOCABULARY,
+    N,
+    Side,
+    alone,
+    backbone_of,
+    base,
+    both,
+    deep_as_by_hand,
+    differs,
+    ours,
+    padded,
+    raises,
+    random_deep,
+    refused,
+    row,
+    saved_head,
+    shown,
+    stepwise,
+    two_prompts,
+    vectors_of,
+    wrapped,
+)
+from torch import Tensor, nn
+
+from ptune.batch import PromptTensors, TokenSequence
+from ptune.encoders import LSTMEncoder, PrefixEncoder
+from ptune.inject import Call
+
+# Said below the table: parts of items that no side was measured on.
+LEFT_OUT = (
+    "not measured: compiled decoding, inputs_embeds and several turns in ptune's generate (12); "
+    "weighted prompts, and prompts with LoRA, in ptune (11); text starts, dropout and no-op starts "
+    "(13)"
+)
+ITEMS: dict[str, tuple[str, Callable[[], tuple[Side, Side]]]] = {}
+
+
+def item(number: str, title: str) -> Callable[[Any], Any]:
+    """List a measurement under its number and title."""
+
+    def listed(measure: Callable[[], tuple[Side, Side]]) -> Any:
+        ITEMS[number] = (title, measure)
+        return measure
+
+    return listed
+
+
+# ------------------------------------------------------------------------------- runs, and is wrong
+
+
+@item("S1", "Classify padded rows on a decoder, virtual tokens in front")
+def decoder_pooling() -> tuple[Side, Side]:
+    model = base("llama", "SEQ_CLS")
+    made = wrapped(model, "P", "SEQ_CLS")
+    table = vectors_of(made)
+    rows = (LONG, SHORT)
+    right = torch.stack([model.score(alone(model, [table, ids])[-1]) for ids in rows])
+    theirs = [
+        differs(made(**padded(rows, left)).logits, right, f"{'left' if left else 'right'}-padded: ")
+        for left in (False, True)
+    ]
+    states = ours(backbone_of(model), [PromptTensors(table)], [row(ids) for ids in rows], "states")
+    return both(*theirs), differs(model.score(states), right)
+
+
+@item("S2", "A left-padded row is the row alone, virtual tokens in front")
+def left_padding() -> tuple[Side, Side]:
+    model = base("llama", "CAUSAL_LM")
+    made = wrapped(model, "P", "CAUSAL_LM")
+    table, rows = vectors_of(made), (LONG, SHORT)
+    right = torch.stack([model.lm_head(alone(model, [table, ids])[-1]) for ids in rows])
+    theirs = differs(made(**padded(rows, left=True)).logits[:, -1], right)
+    found = ours(backbone_of(model), [PromptTensors(table)], [row(ids) for ids in rows], "logits")
+    return theirs, differs(found, right)
+
+
+@item("S3", "Every layer of a T5 decoder has its own prefix")
+def half_dead() -> tuple[Side, Side]:
+    made = wrapped(base("t5", "SEQ_2_SEQ_LM"), "X", "SEQ_2_SEQ_LM")
+    with torch.enable_grad():
+        row = torch.tensor([LONG])
+        made(input_ids=row, attention_mask=torch.ones_like(row), labels=row).loss.backward()
+    gradient = made.prompt_encoder["default"].embedding.weight.grad
+    dead = float((gradient == 0).float().mean())
+    said = f"{100 * dead:.0f} % of the prefix gets no gradient"
+    return {"right": dead == 0, "said": said}, refused("t5", "SEQ_2_SEQ_LM")
+
+
+@item("S4", "A prefix on BERT is trained under gradient checkpointing")
+def checkpointing() -> tuple[Side, Side]:
+    made = wrapped(base("bert", "TOKEN_CLS"), "X", "TOKEN_CLS")
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            made.get_base_model().gradient_checkpointing_enable()
+            made.train()
+        made.zero_grad()
+        with torch.enable_grad():
+            made(input_ids=torch.tensor([LONG])).logits.square().sum().backward()
+        gradient = made.prompt_encoder["default"].embedding.weight.grad
+        gradients.append(torch.zeros(1) if gradient is None else gradient)
+    size = float(gradients[1].abs().max())
+    theirs = {"right": size > 0, "said": f"largest gradient of the prefix: {size:.1e}"}
+    backbone = backbone_of(base("bert", "TOKEN_CLS"))
+    shapes = [site.shape for site in backbone.geometry.sites]
+    found = []
+    for checkpointed in (False, True):
+        backbone.gradient_checkpointing = checkpointed
+        torch.manual_seed(2)
+        encoder = PrefixEncoder(N, shapes)
+        with torch.enable_grad():
+            pairs = dict(enumerate(encoder.split(encoder(torch.arange(N)[None])[0])))
+            prompt = PromptTensors(deep=pairs)
+            sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
+            ours(backbone, [prompt], [sequence], "states").square().sum().backward()
+        found.append(encoder.embedding.grad)
+    return theirs, differs(found[1], found[0], "gradient as without: ")
+
+
+@item("S5", "A saved P-tuning prompt, loaded into the model that trains it, is the same prompt")
+def reload() -> tuple[Side, Side]:
+    made = wrapped(base("llama", "CAUSAL_LM"), "P", "CAUSAL_LM")
+    inputs = padded([LONG])
+    right = made(**inputs).logits
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_pretrained(folder)
+        made.load_adapter(folder, "default", is_trainable=False)
+        theirs = differs(made(**inputs).logits, right)
+    torch.manual_seed(3)
+    one, other = LSTMEncoder(N, 32, hidden=16), LSTMEncoder(N, 32, hidden=16)
+    other.load_state_dict(one.state_dict())
+    return theirs, differs(other.table(), one.table())
+
+
+@item("S6", "Rows of one batch with different prompts (adapter_names)")
+def mixed_batch() -> tuple[Side, Side]:
+    model = base("llama", "CAUSAL_LM")
+    made, tables = two_prompts(model)
+    right = torch.stack([model.lm_head(alone(model, [table, LONG])[-1]) for table in tables])
+    inputs = padded([LONG, LONG])
+    found = made(**inputs, adapter_names=["default", "other"]).logits[:, -1]
+    prompts = [PromptTensors(table) for table in tables]
+    rows = [row(LONG, prompt=0), row(LONG, prompt=1)]
+    return differs(found, right), differs(ours(backbone_of(model), prompts, rows, "logits"), right)
+
+
+@item("S7", "Classify on an encoder from [CLS], virtual tokens in front")
+def encoder_pooling() -> tuple[Side, Side]:
+    model = base("bert", "SEQ_CLS")
+    made = wrapped(model, "P", "SEQ_CLS")
+    table = vectors_of(made)
+
+    def head(state: Tensor) -> Tensor:
+        return model.classifier(model.bert.pooler(state[None, None]))[0]
+
+    right = head(alone(model, [table, LONG])[N])
+    theirs = differs(made(**padded([LONG])).logits[0], right)
+    states = ours(backbone_of(model), [PromptTensors(table)], [row(LONG, at=N)], "states")
+    return theirs, differs(head(states[0]), right)
+
+
+@item("S8", "Question answering sees token_type_ids")
+def types() -> tuple[Side, Side]:
+    model = base("bert", "QUESTION_ANS")
+    made = wrapped(model, "P", "QUESTION_ANS")
+    table, kinds = vectors_of(made), (0, 0, 0, 1, 1, 1)
+    whole = (*(0,) * N, *kinds)
+    states = alone(model, [table, LONG], token_type_ids=torch.tensor([whole]))
+    right = model.qa_outputs(states)[:, 0]
+    out = made(**padded([LONG]), token_type_ids=torch.tensor([kinds]))
+    sequence = TokenSequence((*VIRTUAL, *LONG), reads=tuple(range(len(whole))), types=whole)
+    found = ours(backbone_of(model), [PromptTensors(table)], [sequence], "states")
+    theirs = differs(out.start_logits[0], right)
+    at = torch.tensor([2])
+    loss = made(**padded([LONG]), start_positions=at, end_positions=at).loss
+    logits = made(**padded([LONG]))
+    unshifted = sum(
+        nn.functional.cross_entropy(one, at) for one in (logits.start_logits, logits.end_logits)
+    )
+    if torch.allclose(loss, unshifted / 2):
+        theirs["said"] += "; answers 4 tokens away from where they are"
+    return theirs, differs(model.qa_outputs(found)[:, 0], right)
+
+
+@item("S9", "Packed rows do not see each other; a sliding window does not lose the prompt")
+def leaks() -> tuple[Side, Side]:
+    model = base("llama", "CAUSAL_LM")
+    made = wrapped(model, "P", "CAUSAL_LM")
+    table = vectors_of(made)
+    right = model.lm_head(alone(model, [table, SHORT])[-1])
+    ids = torch.tensor([[*LONG, *SHORT]])
+    places = torch.tensor([[*range(len(LONG)), *range(len(SHORT))]])
+    packed = made(input_ids=ids, position_ids=places, use_cache=False).logits[0, -1]
+    backbone = backbone_of(model)
+    found = ours(backbone, [PromptTensors(table)], [row(LONG), row(SHORT)], "logits")[1]
+    window = base("mistral", "CAUSAL_LM")
+    prefixed = wrapped(window, "X", "CAUSAL_LM")
+    seen = []
+    for _ in range(2):
+        seen.append(prefixed(**padded([LONG])).logits[0, -1])
+        prefixed.prompt_encoder["default"].embedding.weight.data.mul_(-1)
+    effect = float((seen[1] - seen[0]).abs().max())
+    backbone = backbone_of(window)
+    last = TokenSequence(LONG, reads=(len(LONG) - 1,))
+    own = []
+    for sign in (1, -1):
+        prompt = PromptTensors(deep=random_deep(backbone, sign))
+        own.append(ours(backbone, [prompt], [last], "logits")[0])
+    ours_effect = float((own[1] - own[0]).abs().max())
+    return (
+        both(differs(packed, right, "packed: "), shown(effect)),
+        both(differs(found, right, "packed: "), shown(ours_effect)),
+    )
+
+
+@item("S10", "generate without a cache, or from a returned cache, is the plain forward")
+def caches() -> tuple[Side, Side]:
+    model = base("opt", "CAUSAL_LM")
+    made = wrapped(model, "X", "CAUSAL_LM")
+    ids = torch.tensor([LONG])
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    options |= {"attention_mask": torch.ones_like(ids), "return_dict_in_generate": True}
+    options |= {"output_logits": True, "min_new_tokens": 5}
+    one = made.generate(input_ids=ids, **options).logits
+    other = made.generate(input_ids=ids, use_cache=False, **options).logits
+    theirs = [differs(torch.cat(other), torch.cat(one), "prefix, OPT, no cache: ")]
+    llama = base("llama", "CAUSAL_LM")
+    shallow = wrapped(llama, "P", "CAUSAL_LM")
+    right = llama.lm_head(alone(llama, [vectors_of(shallow), (*LONG, *SHORT)])[-1])
+    with torch.no_grad():
+        first = shallow(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+        whole = torch.tensor([[*LONG, *SHORT]])
+        options |= {"attention_mask": torch.ones_like(whole), "max_new_tokens": 1}
+        options |= {"min_new_tokens": 1, "past_key_values": first.past_key_values}
+        found = shallow.generate(input_ids=whole, **options).logits[0][0]
+    theirs.append(differs(found, right, "vectors, Llama, from a cache: "))
+    return both(*theirs), stepwise(llama, vectors_of(shallow))
+
+
+@item("S11", "Everything that answers need is saved (DeBERTa, ModernBERT)")
+def unsaved() -> tuple[Side, Side]:
+    import peft
+
+    theirs = []
+    for name, task in (("deberta", "SEQ_CLS"), ("modernbert", "QUESTION_ANS")):
+        made = wrapped(base(name, task), "P", task)
+        out = made(**padded([LONG]))
+        right = out.logits if task == "SEQ_CLS" else out.start_logits
+        with tempfile.TemporaryDirectory() as folder:
+            made.save_pretrained(folder)
+            fresh = base(name, task)
+            torch.manual_seed(9)  # a new process draws other numbers for what is not in the file
+            again = CLASSES[task].from_config(CONFIGS[name]()).float().eval()
+            again.base_model.load_state_dict(fresh.base_model.state_dict())
+            loaded = peft.PeftModel.from_pretrained(again, folder).eval()(**padded([LONG]))
+        found = loaded.logits if task == "SEQ_CLS" else loaded.start_logits
+        theirs.append(differs(found, right, f"{name}: "))
+    return both(*theirs), saved_head()
+
+
+# ------------------------------------------------------------------------------- cannot be said
+
+
+def no_place() -> Side:
+    """Whether any of PEFT's prompts can be told where its tokens stand."""
+    import peft
+
+    configs = (peft.PromptTuningConfig, peft.PromptEncoderConfig, peft.PrefixTuningConfig)
+    names = {field.name for config in configs for field in dataclasses.fields(config)}
+    placing = sorted(n for n in names if any(w in n for w in ("position", "template", "place")))
+    said = f"has settings for it: {placing}" if placing else "no setting says where they stand"
+    return {"right": None if placing else False, "said": said}
+
+
+@item("1", "Virtual tokens inside the text and behind [CLS]")
+def inside() -> tuple[Side, Side]:
+    model = base("bert", "TOKEN_CLS")
+    table = torch.randn(N, 32, generator=torch.Generator().manual_seed(6))
+    right = alone(model, [LONG[:1], table[:2], LONG[1:4], table[2:], LONG[4:]])
+    ids = (LONG[0], -1, -2, *LONG[1:4], -3, -4, *LONG[4:])
+    sequence = TokenSequence(ids, reads=tuple(range(len(ids))))
+    found = ours(backbone_of(model), [PromptTensors(table)], [sequence], "states")
+    return no_place(), differs(found, right)
+
+
+@item("2", "Cloze with a masked language model and its loss")
+def cloze() -> tuple[Side, Side]:
+    model = base("bert", "FEATURE_EXTRACTION")
+    made = wrapped(model, "P", "FEATURE_EXTRACTION")
+    inputs = padded([LONG])
+    theirs = raises(lambda: made(**inputs, labels=inputs["input_ids"]))
+    table, masked = vectors_of(made), (*LONG[:3], 4, *LONG[4:])
+    states = alone(model, [table, masked])
+    right = model.cls(states[None])[0, N + 3]
+    found = ours(backbone_of(model), [PromptTensors(table)], [row(masked, at=N + 3)], "logits")
+    return theirs, differs(found[0], right, "words at the mask: ")
+
+
+@item("3", "Classify from [CLS] and from the last real token, virtual tokens in front")
+def pooling() -> tuple[Side, Side]:
+    one, other = encoder_pooling(), decoder_pooling()
+    return both(one[0], other[0]), both(one[1], other[1])
+
+
+@item("4", "Tag tokens, and find answers, with virtual tokens in front")
+def tagging() -> tuple[Side, Side]:
+    model = base("bert", "TOKEN_CLS")
+    made = wrapped(model, "P", "TOKEN_CLS")
+    inputs = padded([LONG])
+    theirs = raises(lambda: made(**inputs, labels=inputs["input_ids"] % 2))
+    table = vectors_of(made)
+    right = model.classifier(alone(model, [table, LONG])[N:])
+    whole = (*VIRTUAL, *LONG)
+    sequence = TokenSequence(whole, reads=tuple(range(N, len(whole))))
+    found = ours(backbone_of(model), [PromptTensors(table)], [sequence], "states")
+    tags = differs(model.classifier(found), right, "tags: ")
+    answers = types()
+    return both(theirs, answers[0]), both(tags, answers[1])
+
+
+@item("5", "Left padding, and position_ids that are given")
+def positions() -> tuple[Side, Side]:
+    model = base("llama", "CAUSAL_LM")
+    made = wrapped(model, "P", "CAUSAL_LM")
+    rows = (LONG, SHORT)
+    right = torch.stack([model.lm_head(alone(model, [vectors_of(made), r])[-1]) for r in rows])
+    inputs = padded(rows, left=True)
+    places = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    theirs = differs(made(**inputs, position_ids=places).logits[:, -1], right)
+    return theirs, left_padding()[1]
+
+
+@item("6", "Prefixes under gradient checkpointing, or a reliable refusal")
+def checkpointing_before() -> tuple[Side, Side]:
+    model = base("bert", "TOKEN_CLS")
+    model.gradient_checkpointing_enable()
+    before = raises(lambda: wrapped(model, "X", "TOKEN_CLS"))
+    before["said"] = f"switched on before: {before['said']}"
+    after, right = checkpointing()
+    after["said"] = f"after: {after['said']}"
+    return both(before, after), right
+
+
+@item("7", "Save the prompt encoder and train on")
+def train_on() -> tuple[Side, Side]:
+    import peft
+
+    made = wrapped(base("llama", "CAUSAL_LM"), "P", "CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_pretrained(folder)
+        fresh = base("llama", "CAUSAL_LM")
+        theirs = raises(lambda: peft.PeftModel.from_pretrained(fresh, folder, is_trainable=True))
+    own = reload()[1]
+    return theirs, {**own, "said": f"encoder kept and restored: {own['said']}"}
+
+
+@item("8", "A prefix in the encoder and the cross-attention of T5, and in every decoder layer")
+def encoder_prefix() -> tuple[Side, Side]:
+    made = wrapped(base("t5", "SEQ_2_SEQ_LM"), "X", "SEQ_2_SEQ_LM")
+    ids = torch.tensor([LONG])
+    states = []
+    for _ in range(2):
+        out = made(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
+        states.append(out.encoder_last_hidden_state)
+        made.prompt_encoder["default"].embedding.weight.data.mul_(-1)
+    moved = float((states[1] - states[0]).abs().max())
+    encoder = {"right": moved > 0, "said": f"turning it round moves the encoder by {moved:.1e}"}
+    decoder, own = half_dead()
+    return both(encoder, decoder), own
+
+
+@item("9", "Deep prompts on models that take no cache: ALBERT, ModernBERT, DeBERTa")
+def no_cache() -> tuple[Side, Side]:
+    theirs, found = [], []
+    for name in ("albert", "modernbert", "deberta"):
+        made = wrapped(base(name, "TOKEN_CLS"), "X", "TOKEN_CLS")
+        side = raises(lambda made=made: made(**padded([LONG])))
+        theirs.append({**side, "said": f"{name}: {side['said'].split(':')[0]}"})
+        found.append(deep_as_by_hand(name))
+    return both(*theirs), both(*found)
+
+
+@item("10", "Prompts seen past a sliding window; packed rows kept apart")
+def windows() -> tuple[Side, Side]:
+    return leaks()
+
+
+@item("11", "A prompt a row, prompts combined, prompts and LoRA together")
+def combined() -> tuple[Side, Side]:
+    made, _ = two_prompts(base("llama", "CAUSAL_LM"))
+    weighted = raises(lambda: made.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both"))
+    mixed = mixed_batch()
+    theirs = both({**mixed[0], "said": f"a prompt a row: {mixed[0]['said']}"}, weighted)
+    said = f"a prompt a row: {mixed[1]['said']}; the rest not measured here"
+    own = {"right": None if mixed[1]["right"] else False, "said": said}
+    return theirs, own
+
+
+@item("12", "Static cache, prompt lookup, chunked prefill in generate")
+def generating() -> tuple[Side, Side]:
+    model = base("llama", "CAUSAL_LM")
+    made = wrapped(model, "P", "CAUSAL_LM")
+    table = vectors_of(made)
+    right = greedy_by_hand(model, table)
+    backbone, ids = backbone_of(model), torch.tensor([LONG])
+    call = Call([PromptTensors(table)], None, torch.tensor([0]), VOCABULARY)
+    call.build_banks(torch.float32, torch.device("cpu"))
+    whole = torch.tensor([[*range(VOCABULARY, VOCABULARY + N), *LONG]])
+
+    def theirs(**more: Any) -> list[int]:
+        found = made.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+        return found[0, ids.shape[1] :].tolist()
+
+    def own(**more: Any) -> list[int]:
+        with backbone.injected() as injection, injection.serving(call):
+            found = model.generate(input_ids=whole, attention_mask=torch.ones_like(whole), **more)
+        return found[0, whole.shape[1] :].tolist()
+
+    said = each_way(own, right)
+    said["said"] += " (transformers' generate inside ptune's hooks)"
+    return each_way(theirs, right), said
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "static cache": {"cache_implementation": "static"},
+    "prompt lookup": {"prompt_lookup_num_tokens": 2},
+    "chunked prefill": {"prefill_chunk_size": 3},
+    "no cache": {"use_cache": False},
+}
+
+
+def greedy_by_hand(model: Any, table: Tensor) -> list[int]:
+    """Five tokens by plain forwards, none of them the end."""
+    row = list(LONG)
+    for _ in range(5):
+        logits = model.lm_head(alone(model, [table, row])[-1])
+        logits[3] = -torch.inf  # min_new_tokens keeps the end token away
+        row.append(int(logits.argmax()))
+    return row[len(LONG) :]
+
+
+def each_way(generate_with: Callable[..., list[int]], right: list[int]) -> Side:
+    """Every way to generate, beside the tokens by hand."""
+    plain = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    said = {}
+    for name, more in WAYS.items():
+        try:
+            said[name] = "right" if generate_with(**plain, **more) == right else "wrong"
+        except Exception as error:
+            said[name] = f"raises {type(error).__name__}"
+    good = all(one == "right" for one in said.values())
+    return {"right": good, "said": "; ".join(f"{k}: {v}" for k, v in said.items())}
+
+
+@item("13", "Prefixes at chosen layers alone")
+def some_layers() -> tuple[Side, Side]:
+    model = base("llama", "CAUSAL_LM")
+    theirs = raises(lambda: wrapped(model, "X", "CAUSAL_LM", num_layers=1)(**padded([LONG])))
+    return theirs, deep_as_by_hand("llama", sites=[1])
+
+
+@item("14", "Widths found from the model: embeddings narrower than states")
+def widths() -> tuple[Side, Side]:
+    model = base("electra", "TOKEN_CLS")
+    theirs = raises(lambda: wrapped(model, "P", "TOKEN_CLS")(**padded([LONG])))
+    table = torch.randn(N, 16, generator=torch.Generator().manual_seed(7))
+    right = alone(model, [table, LONG])
+    whole = (*VIRTUAL, *LONG)
+    sequence = TokenSequence(whole, reads=tuple(range(len(whole))))
+    found = ours(backbone_of(model), [PromptTensors(table)], [sequence], "states")
+    return theirs, differs(found, right, "electra: ")
+
+
+# ------------------------------------------------------------------------------- the table
+
+
+def measure(only: str | None) -> list[Line]:
+    found = []
+    for number, (title, side_by_side) in ITEMS.items():
+        if only in (None, number):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                theirs, own = side_by_side()
+            line = {"bench": "peft_faults", "item": number, "title": title}
+            found.append({**line, "peft": theirs, "ptune": own, **machine(1)})
+            show(f"{number:>3} {title}\n      PEFT: {theirs['said']}\n      ptune: {own['said']}")
+    return found
+
+
+def table(lines: Sequence[Line]) -> str:
+    """One line an item: what each side was measured to do."""
+    rows = [
+        [f"{one['item']}. {one['title']}", _shown(one["peft"]), _shown(one["ptune"])]
+        for one in latest(lines, "item")
+    ]
+    if not rows:
+        return "Not measured yet."
+    done = markdown(["what", "PEFT", "ptune"], rows).replace("|---|---:|---:|", "|---|---|---|")
+    note = "logits beside those computed by hand, largest difference in brackets"
+    said = settings_line(latest(lines, "bench"), "tiny random models, float32", note, LEFT_OUT)
+    return f"{done}\n\n{said}"
+
+
+def _shown(side: Side) -> str:
+    mark = {True: "✓", False: "✗", None: "-"}[side["right"]]
+    return f"{mark} {str(side['said']).replace('|', '/')}"
+
+
+def main() -> None:
+    """Measure all items and print their table."""
+    parser = options(__doc__, threads=1)
+    parser.add_argument("--only", help="number of one item")
+    args = parser.parse_args()
+    if args.table:
+        print(table(read_lines(args.table)))
+        return
+    require_peft()
+    warnings.simplefilter("ignore")
+    hf.logging.set_verbosity_error()
+    logging.getLogger("ptune").setLevel(logging.ERROR)
+    torch.set_num_threads(args.threads)
+    lines = measure(args.only)
+    for line in lines:
+        write_line(args.json, line)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
