@@ -210,6 +210,7 @@ class Backbone:
         return injected(
             self.model,
             self._sites,
+            also_embedding=[self._prefix + name for name in self.geometry.also_embedding],
             checkpointing=self.gradient_checkpointing,
             compiling=self.compiled,
         )
@@ -288,10 +289,13 @@ class Backbone:
     @cached_property
     def _sites(self) -> tuple[Any, ...]:
         """Sites by their names within the whole model; the probe saw the body alone."""
-        if self.body is self.model:
-            return self.geometry.sites
-        prefix = next(n for n, m in self.model.named_modules() if m is self.body)
-        return tuple(replace(s, name=f"{prefix}.{s.name}") for s in self.geometry.sites)
+        return tuple(replace(s, name=self._prefix + s.name) for s in self.geometry.sites)
+
+    @cached_property
+    def _prefix(self) -> str:
+        """What stands before the names of the body's modules within the whole model."""
+        name = next(n for n, m in self.model.named_modules() if m is self.body)
+        return f"{name}." if name else ""
 
     def pack(self, sequences: Sequence[TokenSequence]) -> Batch:
         """Lay sequences out as this backbone needs them: packed, or padded where it must be."""

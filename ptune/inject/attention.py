@@ -25,6 +25,8 @@ from ptune.errors import BackboneError
 from ptune.inject.call import Bank, Call, Seen
 
 PACKED = "ptune_packed"
+# The same for the few models that cannot do without a mask; what it holds is never read.
+PACKED_WITH_MASK = "ptune_packed_with_mask"
 BY_ROWS = "ptune_rows"
 
 # Up to so many scores of a group plain products are the faster way in 16 bits on a CPU. Beyond, the
@@ -38,13 +40,23 @@ Keys = Float[Tensor, "lines kv_heads keys head_dim"]
 Values = Float[Tensor, "lines kv_heads keys value_dim"]
 Answers = Float[Tensor, "lines tokens heads value_dim"]
 Flat = Float[Tensor, "flat heads head_dim"]
+# What a family adds to the scores of a group, made of its queries, its keys and where they stand.
+ScoreBias = Callable[[Tensor, Tensor, Seen], Float[Tensor, "lines heads tokens keys"]]
+# What it adds to the scores of a prompt's keys, made of their places before the first token.
+FrontBias = Callable[[Int[Tensor, "rows slots"]], Float[Tensor, "rows heads slots"]]
 
 
 def register(wrap: Callable[[Any], Any]) -> None:
     """Make both functions known to transformers; no mask is built for packed batches."""
     AttentionInterface.register(PACKED, wrap(packed))
+    AttentionInterface.register(PACKED_WITH_MASK, wrap(packed))
     AttentionInterface.register(BY_ROWS, wrap(by_rows))
+    AttentionMaskInterface.register(PACKED_WITH_MASK, _empty_mask)
     AttentionMaskInterface.register(BY_ROWS, _mask_by_rows)
+
+
+def _empty_mask(*args: Any, **kwargs: Any) -> Tensor:
+    return torch.empty(0, dtype=torch.bool)
 
 
 def _mask_by_rows(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -87,11 +99,17 @@ def packed(
             scaling=scaling,
             softcap=kwargs.get("softcap"),
             slopes=kwargs.get("alibi_slopes"),
+            bias_of=kwargs.get("score_bias"),
             sinks=kwargs.get("s_aux"),
         )
         answers.append(answer.transpose(1, 2).flatten(0, 1))
     flat = answers[0] if len(answers) == 1 else torch.cat(answers)
     return flat.index_select(0, call.batch.order).view(lines, tokens, *flat.shape[1:]), None
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether the pass under way is that of a packed batch, and not one of ordinary rows."""
+    return bool(module.__dict__["_ptune"].packed)
 
 
 def is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
@@ -122,6 +140,7 @@ def attend(
     scaling: float | None = None,
     softcap: float | None = None,
     slopes: Float[Tensor, " heads"] | None = None,
+    bias_of: ScoreBias | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "lines heads tokens value_dim"]:
     """Masked attention of one group.
@@ -137,6 +156,9 @@ def attend(
     if slopes is not None:
         bias = -slopes.view(1, -1, 1, 1) * seen.distance[:, None]
         mask = bias.to(query.dtype).masked_fill(~mask, float("-inf"))
+    elif bias_of is not None:
+        bias = bias_of(query, key, seen).to(query.dtype)
+        mask = torch.where(mask, bias, float("-inf"))
     if softcap is not None or sinks is not None or _fused_is_slow(query, key):
         return _attend_by_hand(query, key, value, mask, scaling, softcap, sinks)
     if groups == 1:
@@ -144,7 +166,7 @@ def attend(
     # Grouped heads: stack the queries that share a key head instead of copying the keys.
     rows, heads, tokens, width = query.shape
     stacked = query.reshape(rows, heads // groups, groups * tokens, width)
-    if slopes is None:
+    if mask.shape[1] == 1:
         mask = mask.repeat(1, 1, groups, 1)
     else:
         mask = mask.reshape(rows, heads // groups, groups * tokens, -1)
@@ -202,7 +224,7 @@ def by_rows(
     injection = module.__dict__["_ptune"]
     call: Call = injection.call.on(query.device)
     bank = call.bank(injection.site(module), query.device)
-    slopes = kwargs.pop("alibi_slopes", None)
+    front_bias = kwargs.pop("front_bias", None)
     if attention_mask is None:
         raise BackboneError(
             f"{type(module).__name__}: the model gave its attention no mask, so a prompt cannot be "
@@ -210,7 +232,7 @@ def by_rows(
             "transformers' masking_utils."
         )
     if bank is not None:
-        key, value, attention_mask = _in_front(call, bank, key, value, attention_mask, slopes)
+        key, value, attention_mask = _in_front(call, bank, key, value, attention_mask, front_bias)
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
         kwargs.pop("dropout", None)
         return sdpa_attention_forward(
@@ -228,7 +250,7 @@ def _in_front(
     key: Keys,
     value: Values,
     mask: Tensor,
-    slopes: Float[Tensor, " heads"] | None,
+    front_bias: FrontBias | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     assert call.rows is not None
     # `generate` repeats every row for its beams or samples, neighbours first.
@@ -240,7 +262,7 @@ def _in_front(
     front: Tensor = real[:, None, None, :].expand(shape)
     if mask.dtype != torch.bool:
         bias = torch.zeros(shape, dtype=mask.dtype, device=mask.device)
-        if slopes is not None:
-            bias = bias + (slopes.view(1, -1, 1, 1) * bank.place[rows][:, None, None, :]).to(bias)
+        if front_bias is not None:
+            bias = bias + front_bias(bank.place[rows])[:, :, None, :].to(bias)
         front = bias.masked_fill(~front, torch.finfo(mask.dtype).min)
     return key, value, torch.cat([front, mask], dim=3)

@@ -49,11 +49,18 @@ class Bank:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The keys that one group sees at one kind of site, as flat indices and a mask."""
+    """The keys that one group sees at one kind of site, as flat indices and a mask.
+
+    Args:
+        key_place: within its sequence; keys of a prompt, which come first, stand at `-length .. -1`.
+        slots: how many keys of prompts come first.
+    """
 
     key_at: Int[Tensor, "rows keys"]
+    key_place: Int[Tensor, "rows keys"]
     distance: Int[Tensor, "rows tokens keys"]
     allowed: Bool[Tensor, "rows tokens keys"]
+    slots: int
 
 
 @dataclass(eq=False)
@@ -170,11 +177,13 @@ def see(group: Group, bank: Bank | None, causal: bool, window: int | None) -> Se
         # Bidirectional windows count both ways: transformers passes half the width plus one.
         allowed = allowed & (distance.abs() < window)
     if bank is None:
-        return Seen(group.key_at, distance, allowed)
+        return Seen(group.key_at, group.key_place, distance, allowed, 0)
     at, real, place = bank.at[group.prompt], bank.real[group.prompt], bank.place[group.prompt]
     shape = (*distance.shape[:2], at.shape[1])
     return Seen(
         key_at=torch.cat([at, group.key_at + len(bank.keys)], dim=1),
+        key_place=torch.cat([place, group.key_place], dim=1),
         distance=torch.cat([group.query_place[:, :, None] - place[:, None, :], distance], dim=2),
         allowed=torch.cat([real[:, None, :].expand(shape), allowed], dim=2),
+        slots=at.shape[1],
     )

@@ -6,7 +6,12 @@
 
 Hooks, not a replaced module: parameter names and tied weights stay, and removing the hooks restores
 the model. Ids keep their meaning everywhere else, so nothing has to be shifted.
+
+A model may read its ids a second time, in an embedding for every layer (Gemma 3n, Gemma 4). There a
+virtual token is what an image is to those models: padding.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,14 +23,24 @@ from ptune.inject.call import Call
 
 
 class EmbeddingHooks:
-    """Sends virtual ids to the prompt table and all others to the frozen table."""
+    """Sends virtual ids to the prompt table and all others to the frozen table.
 
-    def __init__(self, embedding: nn.Module) -> None:
+    Args:
+        embedding: the model's input embedding.
+        also: further embeddings that read token ids.
+        padding: the id that those read where a token is virtual.
+    """
+
+    def __init__(
+        self, embedding: nn.Module, also: Sequence[nn.Module] = (), padding: int = 0
+    ) -> None:
         self.call: Call | None = None
+        self.padding = padding
         self._virtual: Int[Tensor, "lines tokens"] | None = None
         self._handles: list[RemovableHandle] = [
             embedding.register_forward_pre_hook(self._hide),
             embedding.register_forward_hook(self._place),
+            *(other.register_forward_pre_hook(self._as_padding) for other in also),
         ]
 
     def remove(self) -> None:
@@ -42,6 +57,13 @@ class EmbeddingHooks:
         self._virtual = args[0] - self.call.first_virtual
         # Any real id will do beneath a virtual one: its row is overwritten.
         return (torch.where(self._virtual >= 0, 0, args[0]),)
+
+    def _as_padding(
+        self, module: nn.Module, args: tuple[Int[Tensor, "lines tokens"]]
+    ) -> tuple[Int[Tensor, "lines tokens"]] | None:
+        if self.call is None:
+            return None
+        return (torch.where(args[0] >= self.call.first_virtual, self.padding, args[0]),)
 
     def _place(
         self,

@@ -26,14 +26,20 @@ Forward = Callable[..., Any]
 
 def replace_forward(module: nn.Module, forward: Forward) -> Callable[[], None]:
     """Let a module run another forward; returns what undoes it."""
-    own = module.__dict__.get("forward")  # accelerate's hooks are such a forward
-    module.__dict__["forward"] = forward
+    # accelerate's hooks are such a forward
+    return replace_method(module, "forward", forward)
+
+
+def replace_method(module: nn.Module, name: str, function: Forward) -> Callable[[], None]:
+    """Let a module run another method of that name; returns what undoes it."""
+    own = module.__dict__.get(name)
+    module.__dict__[name] = function
 
     def restore() -> None:
         if own is None:
-            module.__dict__.pop("forward", None)
+            module.__dict__.pop(name, None)
         else:
-            module.__dict__["forward"] = own
+            module.__dict__[name] = own
 
     return restore
 

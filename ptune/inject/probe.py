@@ -2,8 +2,8 @@
 
 Asked of the model: which modules compute attention, in which order, with how many key/value heads;
 where positions begin; whether only their differences matter; whether a pack of sequences gives what
-each sequence gives alone. The last is the proof: a model that fails it is padded, and one that
-fails that as well is refused.
+each sequence gives alone. The last is the proof: a model that fails it is padded; one that fails
+that as well keeps its own attention and has no sites (Mamba); and one that fails even so is refused.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from ptune.encoders import SiteShape
 from ptune.errors import BackboneError
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
+from ptune.inject import shims
 from ptune.inject.session import injected
 from ptune.inject.sites import Geometry, Site
 
@@ -57,18 +58,14 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
     if "token_type_ids" in takes and not _has_types(body, rows[0], native[0]):
         takes.remove("token_type_ids")
     first, relative = _positions(body, rows[0], native[0], takes, config)
-    sites = _sites(body, rows[0], takes, first)
-    if not sites:
-        raise BackboneError(
-            _refusal(body, "its attention does not go through transformers' AttentionInterface")
-        )
-    causal = all(site.causal for site in sites)
-    for padded in (False, True):
-        share = causal and not padded
-        batch = pack(
-            [TokenSequence(tuple(ids.tolist())) for ids in rows], share=share, padded=padded
-        )
-        if _agrees(_injected_states(body, sites, batch, takes, first), native, batch):
+    found = _sites(body, rows[0], takes, first)
+    # The best way that gives each row what it gives alone; the last one is the model as it is.
+    ways = [(found, False), (found, True)] if found else []
+    for sites, padded in (*ways, ((), True)):
+        causal = all(s.causal for s in sites) if sites else _is_causal(body, rows[0], native[0])
+        sequences = [TokenSequence(tuple(ids.tolist())) for ids in rows]
+        batch = pack(sequences, share=causal and not padded, padded=padded)
+        if _agrees_when_run(body, sites, batch, takes, first, native):
             break
     else:
         raise BackboneError(
@@ -85,6 +82,7 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
         first_position=first,
         relative=relative,
         max_tokens=_max_tokens(config, first, takes),
+        also_embedding=_also_embedding(body, rows[0]),
     )
 
 
@@ -128,7 +126,7 @@ def _positions(
             continue
         if close(_native(body, ids, position_ids=steps + first), states):
             shifted = _native(body, ids, position_ids=steps + first + 1)
-            return first, close(shifted, states)
+            return first, close(shifted, states) and not shims.counts_from_zero(body)
     raise BackboneError(
         _refusal(body, "its positions begin neither at 0 nor behind its padding id")
     )
@@ -140,7 +138,10 @@ def _sites(
     names = {id(module): name for name, module in body.named_modules()}
     record: list[tuple[nn.Module, dict[str, Any]]] = []
     batch = pack([TokenSequence(tuple(ids.tolist()))], share=False)
-    _injected_states(body, (), batch, takes, first, record)
+    try:
+        _injected_states(body, (), batch, takes, first, record)
+    except Exception:  # whatever a model's code raises that knows no foreign attention
+        return ()
     seen: dict[int, int] = {}
     sites = []
     for module, found in record:
@@ -150,6 +151,35 @@ def _sites(
         shape = SiteShape(keys.shape[1], keys.shape[3], values.shape[3])
         sites.append(Site(names[id(module)], call, shape, found["causal"], found["window"]))
     return tuple(sites)
+
+
+def _is_causal(
+    body: PreTrainedModel, ids: Int[Tensor, " tokens"], states: Float[Tensor, "tokens hidden"]
+) -> bool:
+    """Whether no token sees a later one."""
+    return close(_native(body, ids[:-1]), states[:-1])
+
+
+def _also_embedding(body: PreTrainedModel, ids: Int[Tensor, " tokens"]) -> tuple[str, ...]:
+    """Embeddings that read the ids beside the input embedding."""
+    found: list[nn.Module] = []
+
+    def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and args[0].shape[-1:] == ids.shape and args[0].flatten().tolist() == ids.tolist():
+            found.append(module)
+
+    others = {
+        name: module
+        for name, module in body.named_modules()
+        if isinstance(module, nn.Embedding) and module is not body.get_input_embeddings()
+    }
+    handles = [module.register_forward_pre_hook(meet) for module in others.values()]
+    try:
+        _native(body, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(name for name, module in others.items() if any(module is one for one in found))
 
 
 def _injected_states(
@@ -181,6 +211,21 @@ def inputs_of(
     if batch.padded:
         kept["attention_mask"] = batch.real.long()
     return kept
+
+
+def _agrees_when_run(
+    body: PreTrainedModel,
+    sites: Sequence[Site],
+    batch: Batch,
+    takes: Set[str],
+    first: int,
+    native: Sequence[Tensor],
+) -> bool:
+    try:
+        states = _injected_states(body, sites, batch, takes, first)
+    except Exception:  # as above: then this way is not one of this model's
+        return False
+    return _agrees(states, native, batch)
 
 
 def _agrees(flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch) -> bool:

@@ -27,9 +27,15 @@ class Injection:
     """What the hooks and the attention of one backbone read during a forward pass."""
 
     def __init__(
-        self, model: PreTrainedModel, sites: Sequence[Site], checkpointing: bool, compiling: bool
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        also_embedding: Sequence[str],
+        checkpointing: bool,
+        compiling: bool,
     ) -> None:
         self.model = model
+        self.also_embedding = also_embedding
         self.call: Call | None = None
         self.checkpointing = checkpointing
         self.compiling = compiling
@@ -37,6 +43,9 @@ class Injection:
         self._sites = _site_table(model, sites)
         self._configs = _configs(model)
         self._implementation = ""
+        self._packed_name = attention.PACKED
+        if shims.wants_a_mask(model):
+            self._packed_name = attention.PACKED_WITH_MASK
         self._undo: list[Callable[[], None]] = []
 
     def site(self, module: nn.Module) -> int | None:
@@ -45,6 +54,16 @@ class Injection:
         calls = self._sites.get(id(module))
         count = self.call.count(module)
         return None if calls is None else calls[count % len(calls)]
+
+    @property
+    def reaches_attention(self) -> bool:
+        """Whether ptune's attention is in the model: it is looked for, or was found."""
+        return bool(self.sites) or (self.call is not None and self.call.record is not None)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the pass under way goes through ptune's attention of packs."""
+        return self.reaches_attention and self.call is not None and self.call.batch is not None
 
     def pass_over(self, sites: int) -> None:
         """Count so many sites as met, for a pass that begins above them."""
@@ -63,7 +82,9 @@ class Injection:
 
     def _meet(self, call: Call) -> None:
         self.call = self._embedding.call = call
-        name = attention.BY_ROWS if call.batch is None else attention.PACKED
+        if not self.reaches_attention:
+            return  # the model's own attention, with the model's own masks
+        name = attention.BY_ROWS if call.batch is None else self._packed_name
         if name != self._implementation:
             self._implementation = name
             for config in self._configs:
@@ -89,7 +110,9 @@ class Injection:
             check_compiler(device_of(self.model.get_input_embeddings()))
         wrap = opaque if self.compiling else _as_it_is
         attention.register(wrap)
-        self._embedding = EmbeddingHooks(self.model.get_input_embeddings())
+        also = [self.model.get_submodule(name) for name in self.also_embedding]
+        padding = getattr(self.model.config.get_text_config(), "pad_token_id", None) or 0
+        self._embedding = EmbeddingHooks(self.model.get_input_embeddings(), also, padding)
         self._undo.append(self._embedding.remove)
         self._undo.append(_remember_implementation(self._configs))
         for module in self.model.modules():
@@ -117,15 +140,20 @@ def injected(
     model: PreTrainedModel,
     sites: Sequence[Site] = (),
     *,
+    also_embedding: Sequence[str] = (),
     checkpointing: bool = False,
     compiling: bool = False,
 ) -> Iterator[Injection]:
-    """Hook a model for the time of the context; inside another one, that one is used."""
+    """Hook a model for the time of the context; inside another one, that one is used.
+
+    Args:
+        also_embedding: names of further embeddings that read token ids.
+    """
     outer = model.__dict__.get("_ptune")
     if outer is not None:
         yield outer
         return
-    injection = Injection(model, sites, checkpointing, compiling)
+    injection = Injection(model, sites, also_embedding, checkpointing, compiling)
     try:
         injection.install()
         yield injection
@@ -188,8 +216,13 @@ def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
         counts = dict(call.counts)
 
         def run(*inner: Any, **named: Any) -> Any:
-            ways = {"checkpointing": True, "compiling": injection.compiling}
-            with injected(injection.model, injection.sites, **ways) as current:
+            with injected(
+                injection.model,
+                injection.sites,
+                also_embedding=injection.also_embedding,
+                checkpointing=True,
+                compiling=injection.compiling,
+            ) as current:
                 return current.again(call, counts, lambda: forward(*inner, **named))
 
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

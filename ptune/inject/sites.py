@@ -43,6 +43,7 @@ class Geometry:
         takes: names of the arguments that `forward` accepts and understands as ptune does.
         first_position: of the first token (RoBERTa starts behind its padding id).
         relative: only differences of positions matter, so keys may stand before position 0.
+        also_embedding: names of further embeddings that read token ids (Gemma 3n, Gemma 4).
         max_tokens: longest sequence, in tokens; None without a limit.
     """
 
@@ -56,3 +57,4 @@ class Geometry:
     first_position: int
     relative: bool
     max_tokens: int | None
+    also_embedding: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ def inputs(dtype, *, heads=4, kv_heads=4):
     place = torch.arange(9)
     distance = (place[4:, None] - place)[None].expand(2, 5, 9)
     key_at = place[None].expand(2, 9)
-    return [one.requires_grad_() for one in made], Seen(key_at, distance, distance >= 0)
+    return [one.requires_grad_() for one in made], Seen(key_at, key_at, distance, distance >= 0, 0)
 
 
 def naive(query, key, value, seen, slopes):

@@ -1,6 +1,6 @@
 """Shims: families whose attention does not go through transformers' attention interface.
 
-A shim is a function that stands in for a module's `forward` while prompts are injected. That of an
+A shim is a function that stands in for a method of a module while prompts are injected. That of an
 attention module hands queries, keys and values to ptune's attention; another one computes the same
 as the module, faster. This folder is the only place in ptune that names a model family.
 """
@@ -11,21 +11,58 @@ from typing import Any
 
 from torch import nn
 
-from ptune.inject.forwards import replace_forward
-from ptune.inject.shims import bloom
+from ptune.inject.forwards import replace_forward, replace_method
+from ptune.inject.shims import bloom, deberta, falcon, inner, mpnet, mpt
 
-# Class of the module -> its stand-in.
-FORWARDS: dict[str, Callable[..., object]] = {
-    "BloomAttention": bloom.forward,
-    "BloomGelu": bloom.gelu,
+StandIn = Callable[..., object]
+
+# Class of the module -> name of its method -> the stand-in.
+STAND_INS: dict[str, dict[str, StandIn]] = {
+    "BloomAttention": {"forward": bloom.forward},
+    "BloomGelu": {"forward": bloom.gelu},
+    "CodeGenAttention": {"_attn": inner.attend},
+    "DebertaEncoder": {
+        "get_rel_pos": deberta.relative_positions,
+        "get_attention_mask": deberta.attention_mask,
+    },
+    "DebertaV2Encoder": {
+        "get_rel_pos": deberta.relative_positions,
+        "get_attention_mask": deberta.attention_mask,
+    },
+    "DisentangledSelfAttention": {"forward": deberta.forward},
+    "FalconAttention": {"forward": falcon.forward},
+    "GPTJAttention": {"_attn": inner.attend},
+    "GPTNeoSelfAttention": {"_attn": inner.attend_locally},
+    "MPNetEncoder": {"compute_position_bias": mpnet.position_bias},
+    "MPNetSelfAttention": {"forward": mpnet.forward},
+    "MptAttention": {"forward": mpt.forward},
 }
+
+# Bodies whose code does not go on without a mask, though no layer needs one.
+WANT_A_MASK = ("MptModel",)
+
+# Attentions that rotate by a table: only differences matter, but no position lies before 0.
+COUNT_FROM_ZERO = ("CodeGenAttention", "GPTJAttention")
 
 
 def install(model: nn.Module, wrap: Callable[[Any], Any]) -> list[Callable[[], None]]:
     """Put the shims in place, each wrapped; returns what undoes it."""
     undo: list[Callable[[], None]] = []
     for module in model.modules():
-        shim = FORWARDS.get(type(module).__name__)
-        if shim is not None:
-            undo.append(replace_forward(module, wrap(MethodType(shim, module))))
+        for method, shim in STAND_INS.get(type(module).__name__, {}).items():
+            stand_in = wrap(MethodType(shim, module))
+            if method == "forward":
+                undo.append(replace_forward(module, stand_in))
+            else:
+                undo.append(replace_method(module, method, stand_in))
     return undo
+
+
+def wants_a_mask(model: nn.Module) -> bool:
+    """Whether the model must be given a mask where none is needed."""
+    return any(type(module).__name__ in WANT_A_MASK for module in model.modules())
+
+
+def counts_from_zero(model: nn.Module) -> bool:
+    """Whether the model has no positions before the first one."""
+    return any(type(module).__name__ in COUNT_FROM_ZERO for module in model.modules())

@@ -7,10 +7,11 @@ the places before the first token, `-length .. -1`.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,6 +32,13 @@ def slopes(heads: int) -> Float[Tensor, " heads"]:
     return torch.tensor(series)
 
 
+def rising(
+    slope: Float[Tensor, " heads"], place: Int[Tensor, "rows slots"]
+) -> Float[Tensor, "rows heads slots"]:
+    """What ALiBi adds for keys at these places: `slope * place`."""
+    return slope.view(1, -1, 1) * place[:, None, :]
+
+
 def forward(
     module: Any,  # BloomAttention
     hidden_states: Float[Tensor, "lines tokens hidden"],
@@ -48,21 +56,19 @@ def forward(
     if layer_past is not None:
         key, value = layer_past.update(key, value, module.layer_idx)
     slope = slopes(module.num_heads).to(query.device)
-    compute = attention.by_rows
-    if module.__dict__["_ptune"].call.batch is not None:
-        compute = attention.packed
-    elif attention_mask is not None:
-        bias = alibi.view(lines, module.num_heads, 1, -1).to(query.dtype)
-        attention_mask = bias.masked_fill(~attention_mask, torch.finfo(query.dtype).min)
-    answer, _ = compute(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=module.inv_norm_factor,
-        alibi_slopes=slope,
-    )
+    scaling = module.inv_norm_factor
+    if attention.is_packed(module):
+        answer, _ = attention.packed(
+            module, query, key, value, None, scaling=scaling, alibi_slopes=slope
+        )
+    else:
+        if attention_mask is not None:
+            bias = alibi.view(lines, module.num_heads, 1, -1).to(query.dtype)
+            attention_mask = bias.masked_fill(~attention_mask, torch.finfo(query.dtype).min)
+        front = partial(rising, slope)
+        answer, _ = attention.by_rows(
+            module, query, key, value, attention_mask, scaling=scaling, front_bias=front
+        )
     return residual + module.dense(answer.reshape(lines, tokens, -1)), None
 
 
