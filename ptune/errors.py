@@ -5,6 +5,7 @@
     ├── TemplateError    a template; shows the template and the column
     ├── DataError        a file or a row
     ├── BackboneError    a model that cannot be loaded, probed or used for this
+    │   └── ArchitectureError    of a kind that ptune cannot reach
     ├── ArtifactError    a prompt file that is damaged, foreign or made for another backbone
     └── TrainingError    a run that diverged or cannot go on
 
@@ -33,6 +34,10 @@ class DataError(PtuneError, ValueError):
 
 class BackboneError(PtuneError, RuntimeError):
     """A model cannot be loaded, or cannot carry what was asked of it."""
+
+
+class ArchitectureError(BackboneError):
+    """A model is of a kind that ptune cannot reach (yet)."""
 
 
 class ArtifactError(PtuneError, ValueError):

@@ -3,6 +3,7 @@
     app.py      the application, options that several verbs have
     making.py   demo, train, share, bench, presets, settings
     peers.py    import, export
+    checking.py doctor
     using.py    evaluate, predict, inspect, push
     probing.py  probe, vocabulary; probed.py is its table
 
@@ -13,6 +14,8 @@ import sys
 from typing import Annotated
 
 import typer
+
+from ptune.cli import checking as checking
 
 # The verbs stand in the help in this order.
 from ptune.cli import making as making

@@ -52,7 +52,7 @@ class Seen:
     """The keys that one group sees at one kind of site, as flat indices and a mask.
 
     Args:
-        key_place: within its sequence; keys of a prompt, which come first, stand at `-length .. -1`.
+        key_place: within its sequence; keys of a prompt come first, at `-length .. -1`.
         slots: how many keys of prompts come first.
     """
 

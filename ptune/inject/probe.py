@@ -3,7 +3,7 @@
 Asked of the model: which modules compute attention, in which order, with how many key/value heads;
 where positions begin; whether only their differences matter; whether a pack of sequences gives what
 each sequence gives alone. The last is the proof: a model that fails it is padded; one that fails
-that as well keeps its own attention and has no sites (Mamba); and one that fails even so is refused.
+that as well keeps its own attention and has no sites (Mamba); one that fails even so is refused.
 """
 
 import inspect
@@ -17,17 +17,16 @@ from transformers import PreTrainedModel
 
 from ptune.batch import Batch, PromptTensors, TokenSequence, pack
 from ptune.encoders import SiteShape
-from ptune.errors import BackboneError
+from ptune.errors import ArchitectureError
+from ptune.inject import shims
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
-from ptune.inject import shims
 from ptune.inject.session import injected
 from ptune.inject.sites import Geometry, Site
 
 WORKS_TODAY = (
-    "decoder-only and encoder-only models whose attention goes through transformers' "
-    "AttentionInterface (Llama, Qwen, Mistral, Gemma, GPT-2, GPT-NeoX, OPT, Phi, BERT, RoBERTa, "
-    "ELECTRA, ModernBERT and most newer ones), and BLOOM"
+    "decoder-only and encoder-only models that give a row the same states in any padded batch "
+    "(docs/architectures.md has the list; `ptune doctor MODEL --config` tries one)"
 )
 
 # Long enough for positions and masks to matter, short enough to be free.
@@ -40,12 +39,11 @@ def probe(body: PreTrainedModel) -> Geometry:
     Args:
         body: the model without its head, in eval mode.
     Raises:
-        BackboneError: the model has no attention that ptune can reach, or packs and padded rows
-            both give other results than single rows.
+        ArchitectureError: packs and padded rows both give other results than single rows.
     """
     config = body.config
     if getattr(config, "is_encoder_decoder", False):
-        raise BackboneError(_refusal(body, "it is an encoder-decoder model"))
+        raise ArchitectureError(_refusal(body, "it is an encoder-decoder model"))
     with torch.no_grad():
         return _probe(body, config)
 
@@ -68,7 +66,7 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
         if _agrees_when_run(body, sites, batch, takes, first, native):
             break
     else:
-        raise BackboneError(
+        raise ArchitectureError(
             _refusal(body, "several rows computed together give other states than each row alone")
         )
     return Geometry(
@@ -127,7 +125,7 @@ def _positions(
         if close(_native(body, ids, position_ids=steps + first), states):
             shifted = _native(body, ids, position_ids=steps + first + 1)
             return first, close(shifted, states) and not shims.counts_from_zero(body)
-    raise BackboneError(
+    raise ArchitectureError(
         _refusal(body, "its positions begin neither at 0 nor behind its padding id")
     )
 

@@ -75,7 +75,8 @@ def _heads(module: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _split(module: Any, states: Tensor) -> Tensor:
-    return states.unflatten(-1, (module.num_attention_heads, -1)).transpose(1, 2)
+    heads = module.num_attention_heads
+    return states.view(*states.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def _tables(module: Any, embeddings: Tensor) -> tuple[Table | None, Table | None]:

@@ -3,7 +3,7 @@
     new     groups of queries, one key and value each (40B, 180B, Falcon 2)        rotation
     old     one key and value for all queries (7B), or one each (RW)               rotation or ALiBi
 
-    score(i, j) = (q_i k_j + slope_head * j) / sqrt(d)          ALiBi, its product rounded to bfloat16
+    score(i, j) = (q_i k_j + slope_head * j) / sqrt(d)        ALiBi, its product rounded to bfloat16
 
 The rounding makes the bias depend on `j` itself and not on the distance alone; it is kept.
 """
