@@ -159,41 +159,39 @@ def _spread(model: Any, seed: int) -> None:
 
 
 def _small(config: Any) -> dict[str, Any]:
-    """The config's numbers, each width made small."""
+    """The config's numbers, each width made small, and only as many layers as it has kinds."""
     said = config.to_dict()
-
-    def known(key: str) -> Any:
-        try:
-            return getattr(config, key, None)
-        except Exception:  # some configs forbid to ask for what differs from layer to layer
-            return said.get(key)
-
     names = getattr(config, "attribute_map", {})
-    changes: dict[str, Any] = {k: v for k, v in WIDTHS.items() if isinstance(known(k), int)}
-    heads = known("num_attention_heads")
-    for key in ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"):
-        if isinstance(known(key), int) and isinstance(heads, int):
-            own = known(key)
-            changes[key] = HEADS if own == heads else min(own, 2)
-    if isinstance(known("embedding_size"), int):
-        same = known("embedding_size") == known("hidden_size")
-        changes["embedding_size"] = HIDDEN if same else 32
-    if isinstance(known("word_embed_proj_dim"), int):
-        same = known("word_embed_proj_dim") == known("hidden_size")
-        changes["word_embed_proj_dim"] = HIDDEN if same else 32
-    if isinstance(known("intermediate_size"), list):
-        changes["intermediate_size"] = known("intermediate_size")[:1]
-    changes |= {k: WINDOW for k in WINDOWS if isinstance(known(k), int)}
-    if isinstance(known("max_position_embeddings"), int):
-        changes["max_position_embeddings"] = min(known("max_position_embeddings"), TOKENS)
-    changes |= {k: v for k, v in _special(config).items() if v is not None}
-    changes |= _layers(config)
-    return said | {names.get(key, key): value for key, value in changes.items()}
+    known = {key: said[names.get(key, key)] for key in _KEYS if names.get(key, key) in said}
+    changes = {key: value for key, value in WIDTHS.items() if isinstance(known.get(key), int)}
+    changes |= {key: WINDOW for key in WINDOWS if isinstance(known.get(key), int)}
+    changes |= _like_another(known) | _special(known)
+    if isinstance(known.get("max_position_embeddings"), int):
+        changes["max_position_embeddings"] = min(known["max_position_embeddings"], TOKENS)
+    return _with_few_layers(said | {names.get(k, k): v for k, v in changes.items()}, config)
 
 
-def _special(config: Any) -> dict[str, Any]:
+def _like_another(known: Mapping[str, Any]) -> dict[str, int]:
+    """Widths that may be another width, or be smaller."""
+    pairs = {
+        "num_key_value_heads": ("num_attention_heads", HEADS, 2),
+        "num_kv_heads": ("num_attention_heads", HEADS, 2),
+        "num_global_key_value_heads": ("num_attention_heads", HEADS, 2),
+        "embedding_size": ("hidden_size", HIDDEN, HIDDEN // 2),
+        "word_embed_proj_dim": ("hidden_size", HIDDEN, HIDDEN // 2),
+        # Multi-head latent attention says the width of its rotated part twice.
+        "head_dim": ("qk_rope_head_dim", 8, HEAD),
+    }
+    return {
+        key: same if known[key] == known.get(other) else min(known[key], smaller)
+        for key, (other, same, smaller) in pairs.items()
+        if isinstance(known.get(key), int)
+    }
+
+
+def _special(known: Mapping[str, Any]) -> dict[str, int]:
     """Ids of special tokens, moved into the small vocabulary where they lie outside."""
-    found = {key: getattr(config, key, None) for key in SPECIAL}
+    found = {key: known.get(key) for key in SPECIAL}
     firsts = {k: v[0] if isinstance(v, list) and v else v for k, v in found.items()}
     return {
         key: value if value < VOCABULARY else number
@@ -202,17 +200,49 @@ def _special(config: Any) -> dict[str, Any]:
     }
 
 
+_KEYS = {
+    *WIDTHS,
+    *WINDOWS,
+    *SPECIAL,
+    "num_key_value_heads",
+    "num_kv_heads",
+    "num_global_key_value_heads",
+    "embedding_size",
+    "word_embed_proj_dim",
+    "max_position_embeddings",
+}
+
+
 def _fewer_layers(config: Any) -> dict[str, Any]:
     """The config's numbers, only its layers cut."""
+    return _with_few_layers(config.to_dict(), config)
+
+
+def _with_few_layers(said: dict[str, Any], config: Any) -> dict[str, Any]:
+    """As many layers as there are kinds of them, and lists by layer cut to these."""
     names = getattr(config, "attribute_map", {})
-    return config.to_dict() | {names.get(k, k): v for k, v in _layers(config).items()}
+    count_name = names.get("num_hidden_layers", "num_hidden_layers")
+    before, count = said.get(count_name), LAYERS
+    kinds = said.get("layer_types")
+    kept: dict[str, Any] = {}
+    if kinds:
+        own = list(dict.fromkeys(kinds))
+        kept["layer_types"] = own if len(own) > 1 else own * LAYERS
+        count = len(kept["layer_types"])
+    cut = {k: v[:count] for k, v in said.items() if isinstance(v, list) and len(v) == before}
+    return said | cut | _patterns(said) | kept | {count_name: count}
 
 
-def _layers(config: Any) -> dict[str, Any]:
-    """So few layers that each kind is there, and lists by layer cut to them."""
-    kinds = getattr(config, "layer_types", None)
-    if not kinds:
-        return {"num_hidden_layers": LAYERS}
-    own = list(dict.fromkeys(kinds))
-    kept = own if len(own) > 1 else own * LAYERS
-    return {"num_hidden_layers": len(kept), "layer_types": kept}
+def _patterns(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What says in other ways which layer is of which kind, for two layers."""
+    known: dict[str, Any] = {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "attn_layer_indices": [1],
+        "attention_types": [[["global", "local"], 1]],
+        "attention_layers": ["global", "local"],
+        "num_kv_shared_layers": 0,
+    }
+    found = {key: value for key, value in known.items() if key in said}
+    # Made by the config from the others, for layers that are gone.
+    return found | {key: None for key in ("per_layer_config",) if key in said}
