@@ -57,6 +57,7 @@ def _by_axis(lines: Sequence[Line], part: str | None) -> str:
 
 # Name of a benchmark -> what makes its table.
 MAKERS: Mapping[str, Maker] = {
+    "architectures": partial(_whole, "architectures"),
     "attention_kernels": partial(_whole, "attention_kernels"),
     "classic_job": partial(_by_method, "classic_job"),
     "defaults": partial(_by_method, "defaults"),

@@ -184,6 +184,12 @@ class Backbone:
         return self.model.get_input_embeddings().weight.dtype
 
     @property
+    def layers(self) -> int | None:
+        """How many layers it has, with attention or without; None where its config is silent."""
+        count = getattr(self.body.config.get_text_config(), "num_hidden_layers", None)
+        return count if isinstance(count, int) else None
+
+    @property
     def has_lm_head(self) -> bool:
         """Whether the model gives logits over its vocabulary."""
         return self.model.get_output_embeddings() is not None

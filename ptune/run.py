@@ -124,11 +124,22 @@ def _prepared(
     backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch
 ) -> tuple[Call, dict[str, Any]]:
     """What a pass over a batch shares with its hooks, and the arguments of the model."""
+    _check_sites(backbone, prompts)
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
     ids = _with_virtual_ids(batch.ids, batch.prompt, call)
     first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
     return call, inputs_of(batch, ids, backbone.geometry.takes, first)
+
+
+def _check_sites(backbone: Backbone, prompts: Sequence[PromptTensors]) -> None:
+    """Refuse keys and values for which this backbone has no place."""
+    count = len(backbone.geometry.sites)
+    if any(site >= count for prompt in prompts for site in prompt.deep):
+        raise BackboneError(
+            f'"{backbone.name}" has {count or "no"} attention sites, and this prompt has keys and '
+            "values for others. Use the backbone that it was made for."
+        )
 
 
 def _with_virtual_ids(
@@ -192,6 +203,7 @@ def generate(
     Returns:
         The new tokens of each sequence, up to and without the end token.
     """
+    _check_sites(backbone, prompts)
     model, tokenizer = backbone.model, backbone.tokenizer
     end = tokenizer.eos_token_id
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)

@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,38 +11,29 @@ from torch import nn
 
 from ptune.backbone import Backbone
 from ptune.doctor import truths
-from ptune.doctor.finding import Finding, Report, SiteKind
+from ptune.doctor.finding import NOT_HERE, Finding, Report, SiteKind
 from ptune.doctor.patient import Patient
 from ptune.errors import BackboneError
 
 
-def examine(
-    backbone: Backbone,
-    *,
-    chosen: Sequence[truths.Truth] = truths.ALL,
-    watch: Callable[[str], None] = lambda truth: None,
-) -> Report:
+def examine(backbone: Backbone, *, chosen: Sequence[truths.Truth] = truths.ALL) -> Report:
     """Try ptune's truths on a backbone.
 
     Args:
         chosen: which of them; all by default.
-        watch: told the name of each truth before it is tried.
     Returns:
         What was found. Nothing is raised for a truth that does not hold.
     """
-    patient = Patient(backbone)
-    before = _bits(backbone.model)
-    findings = []
-    for truth in chosen:
-        watch(truth.__name__)
-        findings.append(_tried(truth, patient))
-    findings.append(_untouched(backbone, before))
+    if backbone.body.config.is_encoder_decoder:
+        findings = [Finding("any prompt", "not examined", NOT_HERE)]
+    else:
+        findings = _tried_all(backbone, chosen)
     return Report(
         model=backbone.name,
         family=type(backbone.model).__name__,
         versions=versions(),
         parameters=backbone.parameters,
-        layers=truths.layer_count(backbone),
+        layers=backbone.layers,
         batches=_batches(backbone),
         sites=_kinds(backbone),
         findings=tuple(findings),
@@ -59,6 +50,12 @@ def versions() -> dict[str, str]:
     """Of what the examination ran on."""
     named = {name: version(name) for name in ("ptune", "transformers")}
     return named | {"torch": torch.__version__, "python": platform.python_version()}
+
+
+def _tried_all(backbone: Backbone, chosen: Sequence[truths.Truth]) -> list[Finding]:
+    patient = Patient(backbone)
+    before = _bits(backbone.model)
+    return [*(_tried(truth, patient) for truth in chosen), _untouched(backbone, before)]
 
 
 def _tried(truth: truths.Truth, patient: Patient) -> Finding:

@@ -8,6 +8,9 @@ Strings and numbers alone: nothing here knows torch.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+# The truths have decoders and encoders in mind; models with both need their own.
+NOT_HERE = "an encoder-decoder model is not examined here."
+
 Outcome = Literal["holds", "broken", "refused", "not examined"]
 
 

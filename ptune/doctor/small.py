@@ -15,7 +15,8 @@ import transformers
 
 from ptune.backbone import Backbone
 from ptune.demo import resolve
-from ptune.errors import BackboneError
+from ptune.doctor.finding import NOT_HERE
+from ptune.errors import ArchitectureError, BackboneError
 from ptune.loading import cannot_load
 
 HIDDEN, HEADS, HEAD, FORWARD, VOCABULARY, WINDOW, TOKENS = 64, 4, 16, 96, 256, 8, 128
@@ -34,6 +35,7 @@ WIDTHS: Mapping[str, int] = {
     "moe_intermediate_size": FORWARD,
     "shared_expert_intermediate_size": FORWARD,
     "ffn_dim": FORWARD,
+    "ffn_hidden_size": FORWARD,
     "hidden_dim": FORWARD,
     "block_ff_dim": FORWARD,
     "vocab_size": VOCABULARY,
@@ -91,6 +93,7 @@ def small_backbone(
         source: hub name or folder; only its config is read.
         seed: of the random weights.
     Raises:
+        ArchitectureError: it is an encoder-decoder model, which is not examined here.
         BackboneError: the config is not found, or no model can be made of it.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -105,7 +108,7 @@ def small_backbone(
 def model_of(config: Any, name: str, *, trust_remote_code: bool = False, seed: int = 0) -> Any:
     """A small random model for a config: the first of the ways to cut it that gives a model."""
     if getattr(config, "is_encoder_decoder", False):
-        return _made(config, seed, trust_remote_code)
+        raise ArchitectureError(f'"{name}": {NOT_HERE}')
     said = ""
     for cut in (_small, _fewer_layers):
         try:
@@ -166,6 +169,8 @@ def _small(config: Any) -> dict[str, Any]:
     changes = {key: value for key, value in WIDTHS.items() if isinstance(known.get(key), int)}
     changes |= {key: WINDOW for key in WINDOWS if isinstance(known.get(key), int)}
     changes |= _like_another(known) | _special(known)
+    if isinstance(known.get("intermediate_size"), list):  # one a layer (Gemma 3n)
+        changes["intermediate_size"] = FORWARD
     if isinstance(known.get("max_position_embeddings"), int):
         changes["max_position_embeddings"] = min(known["max_position_embeddings"], TOKENS)
     return _with_few_layers(said | {names.get(k, k): v for k, v in changes.items()}, config)

@@ -101,14 +101,8 @@ def _behind(patient: Patient) -> tuple[PromptTensors, Tensor] | None:
     return oracles.behind(patient.backbone, text, row) if row else None
 
 
-def layer_count(backbone: Backbone) -> int | None:
-    """Layers of the model, where its config says it."""
-    count = getattr(backbone.body.config.get_text_config(), "num_hidden_layers", None)
-    return count if isinstance(count, int) else None
-
-
 def _reach(backbone: Backbone) -> str:
-    layers, sites = layer_count(backbone), len(backbone.geometry.sites)
+    layers, sites = backbone.layers, len(backbone.geometry.sites)
     if layers is None or sites >= layers:
         return ""
     return f"; they reach {sites} of {layers} layers, the others have no attention"
@@ -157,8 +151,9 @@ def windows(patient: Patient) -> Finding:
         return Finding(truth, "not examined", f"a window of {window} tokens needs a longer row")
     ids = (patient.long * (length // len(patient.long) + 1))[:length]
     with_prompt = patient.states(ids, patient.deep_at([site]))
-    moved = (with_prompt - patient.states(ids, PromptTensors())).float().norm(dim=1)
-    blind = int((moved == 0).sum())
+    without = patient.states(ids, PromptTensors())
+    moved = (with_prompt - without).float().norm(dim=1) / without.float().norm(dim=1)
+    blind = int((moved <= patient.tolerance).sum())  # less is rounding
     note = f"{len(ids)} tokens behind a window of {window}: "
     if blind:
         return Finding(truth, "broken", note + f"{blind} of them do not see the prompt")
@@ -263,6 +258,8 @@ def bfloat16(patient: Patient) -> Finding:
         half = Backbone.load(copy.deepcopy(b.model).bfloat16(), tokenizer=b.tokenizer)
     except BackboneError as error:
         return Finding(truth, "refused", str(error))
+    if half.geometry.sites != b.geometry.sites:
+        return Finding(truth, "refused", "rows together differ from rows alone: no deep prompts")
     other = Patient(half)
     both = PromptTensors(patient.shallow.vectors, patient.deep.deep)
     if not torch.isfinite(other.states(patient.placed, both)).all():

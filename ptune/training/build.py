@@ -40,8 +40,8 @@ def build_prompt(
         recipe: resolved.
         layout: the template, bound to the backbone's tokenizer.
     Raises:
-        ConfigError: the method has nothing to train, a layer is not there, or the head would read a
-            token that does not see the row.
+        ConfigError: the method has nothing to train, or nowhere to put it; a layer is not there, or
+            the head would read a token that does not see the row.
         TemplateError: virtual tokens stand where nothing that is read can see them.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -54,6 +54,11 @@ def build_prompt(
         )
     _refuse_unseen(recipe, backbone, template, layout)
     shallow = _shallow(recipe, backbone, layout, start, generator) if layout.slots else None
+    if deep and not backbone.geometry.sites:
+        raise ConfigError(
+            f"method = {recipe.method}: {type(backbone.model).__name__} has no attention that a "
+            "deep prompt could enter. Set method: prompt-tuning or p-tuning."
+        )
     sites = chosen_sites(recipe.layers, len(backbone.geometry.sites)) if deep else ()
     prefix, offset = _deep(recipe, backbone, sites, start, generator) if deep else (None, 0)
     with torch.random.fork_rng(devices=[]):

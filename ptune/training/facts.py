@@ -44,7 +44,20 @@ def facts_of(
     return facts
 
 
-def padding(backbone: Backbone) -> list[str]:
+def layout(recipe: Recipe, backbone: Backbone) -> list[str]:
+    """What is to be said of how rows and deep prompts lie in this backbone."""
+    return [*_padding(backbone), *_reach(recipe, backbone)]
+
+
+def _reach(recipe: Recipe, backbone: Backbone) -> list[str]:
+    """Said aloud where a deep prompt enters some layers only: the others have no attention."""
+    sites, layers = len(backbone.geometry.sites), backbone.layers
+    if recipe.method != "p-tuning-v2" or layers is None or sites >= layers:
+        return []
+    return [f"The deep prompt can enter {sites} of {layers} layers: the others have no attention."]
+
+
+def _padding(backbone: Backbone) -> list[str]:
     """Said aloud where a pack would let rows see each other."""
     if not backbone.geometry.padded:
         return []

@@ -24,7 +24,7 @@ from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
-from ptune.training.facts import facts_of, padding
+from ptune.training.facts import facts_of, layout
 from ptune.training.found import with_found_words
 from ptune.training.learner import CHECKPOINT, Learner
 from ptune.training.loop import Loop, make_accelerator
@@ -270,7 +270,7 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         *said_of(recipe, prompt),
         *data.notes,
         *notes,
-        *padding(backbone),
+        *layout(recipe, backbone),
         *(learner.load() if job.resume else ()),
     ]
     facts = facts_of(recipe, backbone, data, training, prompt.numbers, notes)

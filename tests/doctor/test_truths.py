@@ -1,0 +1,207 @@
+"""Every truth holds on sound models, and is broken by a fault in what it looks at."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+import transformers as hf
+
+from ptune.backbone import Backbone
+from ptune.doctor import examine, truths
+from ptune.doctor.patient import Patient
+from ptune.errors import ArchitectureError
+from ptune.inject import attention, call, session
+from ptune.inject.embedding import EmbeddingHooks
+
+
+def outcome(truth, backbone):
+    return examine(backbone, chosen=[truth]).findings[0].outcome
+
+
+@pytest.mark.parametrize("name", ["gemma2-window-4", "modernbert-window", "bloom"])
+def test_all_truths_hold_on_a_sound_model(name):
+    report = examine(tiny.backbone(name))
+    assert report.broken == ()
+    said = {found.truth: found.outcome for found in report.findings}
+    assert said["deep prompts"] == said["shallow prompts"] == said["the backbone's bits"] == "holds"
+    window = "holds" if "window" in name else "not examined"
+    assert said["sliding windows"] == window
+    assert said["generate"] == ("holds" if name in tiny.DECODERS else "not examined")
+
+
+def test_two_examinations_say_the_same():
+    first, second = (examine(tiny.backbone("llama")).document() for _ in range(2))
+    assert first == second
+
+
+def test_states_that_are_not_the_models_break_the_first_truth(monkeypatch):
+    b = tiny.backbone("llama")
+    own = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *a, **k: 1.01 * own(*a, **k))
+    assert outcome(truths.no_prompt, b) == "broken"
+
+
+def test_a_vector_in_a_wrong_place_breaks_shallow_prompts(monkeypatch):
+    b = tiny.backbone("llama")
+    own = EmbeddingHooks._place
+    monkeypatch.setattr(
+        EmbeddingHooks,
+        "_place",
+        lambda self, *a: None if (made := own(self, *a)) is None else made.roll(1, dims=1),
+    )
+    assert outcome(truths.shallow, b) == "broken"
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "bloom"])
+def test_keys_beside_their_values_break_deep_prompts(monkeypatch, name):
+    b = tiny.backbone(name)
+    own = call._ending_in_zeros
+    turned = iter(range(10**6))  # every second table: the values, and not their keys
+
+    def swapped(tables):
+        made = own(tables)
+        return made if next(turned) % 2 else torch.cat([made[:-1].flip(0), made[-1:]])
+
+    monkeypatch.setattr(call, "_ending_in_zeros", swapped)
+    assert outcome(truths.deep, b) == "broken"
+
+
+def test_another_rows_prompt_breaks_a_row_in_any_batch(monkeypatch):
+    b = tiny.backbone("llama")
+    own = call.see
+    monkeypatch.setattr(
+        call,
+        "see",
+        lambda group, *a: own(
+            type(group)(**{k: getattr(group, k) for k in group.__slots__ if k != "prompt"},
+                        prompt=group.prompt * 0 + int(group.prompt.max())),
+            *a,
+        ),
+    )  # fmt: skip
+    assert outcome(truths.batches, b) == "broken"
+
+
+def test_a_prompt_that_leaves_the_window_breaks_sliding_windows(monkeypatch):
+    b = tiny.backbone("mistral-window-4")
+    own = call.see
+
+    def as_far_as_the_window(group, bank, causal, window):
+        seen = own(group, bank, causal, window)
+        near = seen.distance < (window or 10**6)
+        return type(seen)(seen.key_at, seen.key_place, seen.distance, seen.allowed & near,
+                          seen.slots)  # fmt: skip
+
+    monkeypatch.setattr(call, "see", as_far_as_the_window)
+    found = examine(b, chosen=[truths.windows]).findings[0]
+    assert found.outcome == "broken"
+    assert "do not see the prompt" in found.note
+
+
+def test_a_prompt_without_a_gradient_breaks_gradients(monkeypatch):
+    b = tiny.backbone("llama")
+    own = call._ending_in_zeros
+    monkeypatch.setattr(call, "_ending_in_zeros", lambda tables: 0 * own(tables))
+    found = examine(b, chosen=[truths.gradients]).findings[0]
+    assert (found.outcome, found.note[:7]) == ("broken", "6 of 7 ")
+
+
+def test_a_layer_that_meets_another_site_in_its_second_run_breaks_checkpointing(monkeypatch):
+    b = tiny.backbone("albert")
+    own = session.Injection.again
+    monkeypatch.setattr(
+        session.Injection, "again", lambda self, c, counts, layer: own(self, c, {}, layer)
+    )
+    assert outcome(truths.checkpointing, b) == "broken"
+
+
+def test_a_prompt_that_generate_loses_breaks_generate(monkeypatch):
+    b = tiny.backbone("llama")
+    assert outcome(truths.generating, b) == "holds"
+    monkeypatch.setattr(
+        attention, "_in_front", lambda call, bank, key, value, mask, slopes: (key, value, mask)
+    )
+    assert outcome(truths.generating, b) == "broken"
+
+
+def test_beams_that_take_their_neighbours_prompt_break_beams(monkeypatch):
+    b = tiny.backbone("llama")
+    own = attention._in_front
+
+    def turned(now, *rest):
+        if len(now.rows) == 1:
+            return own(now, *rest)
+        other = copy.copy(now)
+        other.rows = now.rows.flip(0)
+        return own(other, *rest)
+
+    monkeypatch.setattr(attention, "_in_front", turned)
+    assert outcome(truths.beams, b) == "broken"
+
+
+def test_a_number_that_is_not_finite_breaks_bfloat16(monkeypatch):
+    b = tiny.backbone("llama")
+    own = attention.attend
+
+    def overflowing(query, *rest, **named):
+        answer = own(query, *rest, **named)
+        with_prompt = rest[0].shape[2] > query.shape[2]
+        return answer / 0 if with_prompt and query.dtype == torch.bfloat16 else answer
+
+    monkeypatch.setattr(attention, "attend", overflowing)
+    assert outcome(truths.bfloat16, b) == "broken"
+
+
+def test_a_changed_weight_and_a_hook_that_stays_are_found():
+    b = tiny.backbone("llama")
+
+    def change(patient: Patient):
+        with torch.no_grad():
+            patient.backbone.body.norm.weight[0] += 1e-3
+        return truths.no_prompt(patient)
+
+    found = examine(b, chosen=[change]).findings[-1]
+    assert (found.outcome, found.note) == (
+        "broken",
+        "1 weights changed, the first: model.norm.weight",
+    )
+
+    def hook(patient: Patient):
+        patient.backbone.body.norm.register_forward_hook(lambda *_: None)
+        return truths.no_prompt(patient)
+
+    found = examine(b, chosen=[hook]).findings[-1]
+    assert (found.outcome, found.note) == (
+        "broken",
+        "hooks were left in 1 modules: model.norm",
+    )
+
+
+def test_an_error_of_the_models_code_is_a_broken_truth_and_no_traceback():
+    def failing(patient):
+        raise IndexError("index out of range\nand more")
+
+    found = examine(tiny.backbone("llama"), chosen=[failing]).findings[0]
+    assert (found.outcome, found.note) == ("broken", "IndexError: index out of range")
+
+
+def test_deep_prompts_are_refused_where_there_is_no_attention():
+    torch.manual_seed(0)
+    config = hf.MambaConfig(
+        vocab_size=96, hidden_size=16, num_hidden_layers=2, state_size=4, pad_token_id=0
+    )
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    b = Backbone.load(model, tokenizer=tiny.tokenizer())
+    report = examine(b, chosen=[truths.shallow, truths.deep, truths.batches])
+    assert [found.outcome for found in report.findings[:3]] == ["holds", "refused", "holds"]
+    assert report.broken == ()
+    assert report.batches.startswith("padded")
+
+
+def test_a_model_with_encoder_and_decoder_is_said_to_be_not_examined():
+    from ptune.doctor.small import model_of
+
+    config = hf.T5Config(vocab_size=96, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
+    with pytest.raises(ArchitectureError) as error:
+        model_of(config, "t5")
+    assert str(error.value) == '"t5": an encoder-decoder model is not examined here.'
