@@ -256,6 +256,24 @@ def test_logits_are_computed_only_where_they_are_read():
     equal(logits[0], native)
 
 
+@pytest.mark.parametrize("how", ["run", "generate"])
+def test_keys_for_a_site_that_is_not_there_are_refused(how):
+    b = backbone()
+    pair = deep(b).deep[0]
+    prompt = PromptTensors(deep={3: pair})
+    row = TokenSequence(ROW, reads=(0,))
+    ways = {
+        "run": lambda: run(b, [prompt], b.pack([row])),
+        "generate": lambda: generate(b, [prompt], [row], max_new_tokens=1),
+    }
+    with pytest.raises(BackboneError) as error:
+        ways[how]()
+    assert str(error.value) == (
+        '"LlamaForCausalLM" has 3 attention sites, and this prompt has keys and values for '
+        "others. Use the backbone that it was made for."
+    )
+
+
 def test_logits_of_a_backbone_without_a_head_are_refused():
     import transformers as hf
     from tiny import tokenizer

@@ -167,6 +167,34 @@ def test_a_model_that_mixes_tokens_outside_attention_is_padded_and_that_is_said(
     assert all(line["loss"] < 50 for line in log_of(tmp_path) if "loss" in line)
 
 
+def hybrid(kind):
+    torch.manual_seed(0)
+    if kind == "hybrid":
+        layers = ["conv", "full_attention", "conv"]
+        config = transformers.Lfm2Config(**tiny.SMALL, num_key_value_heads=2, layer_types=layers)
+    else:
+        config = transformers.MambaConfig(
+            vocab_size=tiny.VOCABULARY, hidden_size=16, num_hidden_layers=1, pad_token_id=0
+        )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    return Backbone.load(model, tokenizer=tiny.tokenizer())
+
+
+def test_how_many_layers_a_deep_prompt_can_enter_is_said():
+    said = "The deep prompt can enter 1 of 3 layers: the others have no attention."
+    assert said in train(hybrid("hybrid"), DEEP | {"max_steps": 1}).facts["notes"]
+    assert said not in train(hybrid("hybrid"), TABLE | {"max_steps": 1}).facts["notes"]
+
+
+def test_a_deep_prompt_where_there_is_no_attention_is_refused():
+    with pytest.raises(ConfigError) as error:
+        train(hybrid("none"), DEEP)
+    assert str(error.value) == (
+        "method = p-tuning-v2: MambaForCausalLM has no attention that a deep prompt could enter. "
+        "Set method: prompt-tuning or p-tuning."
+    )
+
+
 def test_a_model_that_can_be_packed_has_nothing_to_say(backbone):
     assert "notes" not in train(backbone, TABLE).facts
 
