@@ -49,15 +49,17 @@ def of_peft(name: str, method: str) -> str:
     base = make(name)
     kind = PromptTuningConfig if method == "PROMPT_TUNING" else PrefixTuningConfig
     task = TaskType.CAUSAL_LM if decoder else TaskType.FEATURE_EXTRACTION
+    body = base if decoder else base.base_model
     try:
-        wrapped = get_peft_model(
-            base if decoder else base.base_model, kind(task_type=task, num_virtual_tokens=SLOTS)
-        ).eval()
-        # Of the size of hidden states: what starts near zero would hide what is wrong.
-        for weight in wrapped.parameters():
-            if weight.requires_grad:
-                torch.nn.init.normal_(weight)
-        return _checked(name, wrapped, decoder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = kind(task_type=task, num_virtual_tokens=SLOTS)
+            wrapped = get_peft_model(body, config).eval()
+            # Of the size of hidden states: what starts near zero would hide what is wrong.
+            for weight in wrapped.parameters():
+                if weight.requires_grad:
+                    torch.nn.init.normal_(weight)
+            return _checked(name, wrapped, decoder)
     except Exception as error:  # the peer's and the model's code may raise anything
         first = (str(error).strip().splitlines() or [""])[0]
         return f"fails: {type(error).__name__}: {first}"[:110]
@@ -152,7 +154,7 @@ def _cell(found: Sequence[Line]) -> str:
         return "**broken**"
     if "refused" in outcomes:
         return "refused"
-    if outcomes[0] == "not examined" and "deep prompts" in found[0]["truth"]:
+    if ("deep prompts", "not examined") in [(one["truth"], one["outcome"]) for one in found]:
         return "by tests ¹"
     return "right" if "holds" in outcomes else ""
 
