@@ -89,9 +89,13 @@ def _sites(report: Any) -> Table:
 def _findings(report: Any) -> Table:
     table = Table("truth", "outcome", "difference", "against what, or why not")
     for found in report.findings:
-        far = "" if found.difference is None else f"{found.difference:.1e}"
+        far = "" if found.difference is None else _difference(found.difference)
         table.add_row(found.truth, found.outcome, far, found.note)
     return table
+
+
+def _difference(number: float) -> str:
+    return f"{number:.1e}" if number else "0"
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
