@@ -151,7 +151,6 @@ def table(lines: Sequence[Line]) -> str:
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__)
-    parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--rows", type=int, default=2000, help="rows made of plain text")
     parser.add_argument("--pretext-epochs", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20, help="over the few rows")
