@@ -67,6 +67,7 @@ MAKERS: Mapping[str, Maker] = {
     "label_scoring": partial(_whole, "label_scoring"),
     "lama": partial(_by_part, "lama"),
     "peft_faults": partial(_whole, "peft_faults"),
+    "ppt": partial(_whole, "ppt"),
     "quality_causal": _by_task,
     "quality_encoder": _by_task,
     "quality_tagging": _by_task,

@@ -1,10 +1,12 @@
 """One door for every source of rows.
 
     load_rows("train.csv")    load_rows("hub:owner/name:test")    load_rows([{"text": "a"}, ...])
+    load_rows("pretext:pairs:corpus.txt")      rows made of plain text
     rows_for("COPA/train.jsonl", settings)     as a recipe wants them: reader, columns, choices
 
-What is not written `hub:` is a file on this machine: a misspelt path never asks the network.
-Knows which reader takes what; the readers are files.py and hub.py.
+What is not written `hub:` or `pretext:` is a file on this machine: a misspelt path never asks the
+network.
+Knows which reader takes what; the readers are files.py, hub.py and pretext.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Any
 from ptune.data.choices import with_choices
 from ptune.data.files import check_file, read_text_file
 from ptune.data.hub import from_dataset, read_hub, read_parquet, refuse_split
+from ptune.data.pretext import PREFIX, read_pretext
 from ptune.data.rows import Rows
 from ptune.data.superglue import READERS
 from ptune.errors import DataError
@@ -25,8 +28,9 @@ def load_rows(source: Any, *, split: str | None = None) -> Rows:
     """Return the rows of a file, a hub data set, a list of mappings or a `datasets` object.
 
     Args:
-        source: a path (.csv .tsv .jsonl .ndjson .json .parquet), `hub:NAME[:CONFIG][:SPLIT]`, a
-            list of mappings, a `datasets.Dataset` or `DatasetDict`; Rows are returned as they are.
+        source: a path (.csv .tsv .jsonl .ndjson .json .parquet), `hub:NAME[:CONFIG][:SPLIT]`,
+            `pretext:FORM:FILE` (rows made of plain text), a list of mappings, a `datasets.Dataset`
+            or `DatasetDict`; Rows are returned as they are.
         split: which split, where the source has several and names none.
 
     Raises:
@@ -37,6 +41,9 @@ def load_rows(source: Any, *, split: str | None = None) -> Rows:
     """
     if isinstance(source, str) and source.startswith("hub:"):
         return read_hub(source, split)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        refuse_split(source, split)
+        return read_pretext(source)
     if isinstance(source, str | Path):
         return _load_file(Path(source), split)
     if isinstance(source, Rows):
