@@ -93,7 +93,7 @@ def read_together(
         trunk: what the layers beneath all of the prompts compute, if it is remembered.
     """
     by_part = [
-        [replace(one, prompt=at) for example in part.examples for one in example.sequences]
+        [one.of(at) for example in part.examples for one in example.sequences]
         for at, part in enumerate(parts)
     ]
     sequences, prompts = list(chain.from_iterable(by_part)), [part.prompt for part in parts]
@@ -106,7 +106,8 @@ def read_together(
 
 
 def _reads(sequence: TokenSequence) -> int:
-    return len(sequence.reads) + sum(len(branch.reads) for branch in sequence.branches)
+    side = sequence.answered
+    return len(side.reads) + sum(len(branch.reads) for branch in side.branches)
 
 
 @torch.no_grad()

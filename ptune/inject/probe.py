@@ -21,12 +21,14 @@ from ptune.errors import BackboneError
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
 from ptune.inject.session import injected
+from ptune.inject.sides import input_embeddings, is_two_sided, run_body
 from ptune.inject.sites import Geometry, Site
 
 WORKS_TODAY = (
     "decoder-only and encoder-only models whose attention goes through transformers' "
     "AttentionInterface (Llama, Qwen, Mistral, Gemma, GPT-2, GPT-NeoX, OPT, Phi, BERT, RoBERTa, "
-    "ELECTRA, ModernBERT and most newer ones), and BLOOM"
+    "ELECTRA, ModernBERT and most newer ones), encoder-decoders like T5, mT5, BART, mBART, Pegasus "
+    "and Marian, and BLOOM"
 )
 
 # Long enough for positions and masks to matter, short enough to be free.
@@ -42,11 +44,8 @@ def probe(body: PreTrainedModel) -> Geometry:
         BackboneError: the model has no attention that ptune can reach, or packs and padded rows
             both give other results than single rows.
     """
-    config = body.config
-    if getattr(config, "is_encoder_decoder", False):
-        raise BackboneError(_refusal(body, "it is an encoder-decoder model"))
     with torch.no_grad():
-        return _probe(body, config)
+        return _probe_two_sided(body) if is_two_sided(body) else _probe(body, body.config)
 
 
 def _probe(body: PreTrainedModel, config: Any) -> Geometry:
@@ -57,23 +56,10 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
     if "token_type_ids" in takes and not _has_types(body, rows[0], native[0]):
         takes.remove("token_type_ids")
     first, relative = _positions(body, rows[0], native[0], takes, config)
-    sites = _sites(body, rows[0], takes, first)
-    if not sites:
-        raise BackboneError(
-            _refusal(body, "its attention does not go through transformers' AttentionInterface")
-        )
+    sequences = [TokenSequence(tuple(ids.tolist())) for ids in rows]
+    sites = _sites(body, sequences[0], takes, first)
     causal = all(site.causal for site in sites)
-    for padded in (False, True):
-        share = causal and not padded
-        batch = pack(
-            [TokenSequence(tuple(ids.tolist())) for ids in rows], share=share, padded=padded
-        )
-        if _agrees(_injected_states(body, sites, batch, takes, first), native, batch):
-            break
-    else:
-        raise BackboneError(
-            _refusal(body, "several rows computed together give other states than each row alone")
-        )
+    padded = _must_be_padded(body, sites, sequences, native, takes, first, share=causal)
     return Geometry(
         num_embeddings=len(table),
         width=table.shape[1],
@@ -86,6 +72,62 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
         relative=relative,
         max_tokens=_max_tokens(config, first, takes),
     )
+
+
+def _probe_two_sided(body: PreTrainedModel) -> Geometry:
+    """An encoder-decoder: sides of different lengths, by which the kinds of sites are told apart."""
+    embedding = input_embeddings(body)[0]
+    table, config = embedding.weight, body.config
+    rows = [_some_ids(len(table), n, config) for n in PROBE_TOKENS]
+    pairs = list(zip(rows, rows[::-1], strict=True))
+    device = device_of(embedding)
+    native = [_native_pair(body, first.to(device), second.to(device)) for first, second in pairs]
+    sequences = [
+        TokenSequence(tuple(first.tolist()), decoder=TokenSequence(tuple(second.tolist())))
+        for first, second in pairs
+    ]
+    takes = {"input_ids"}
+    sites = _sites(body, sequences[0], takes, 0)
+    limit = getattr(config, "max_position_embeddings", None)
+    return Geometry(
+        num_embeddings=len(table),
+        width=table.shape[1],
+        hidden=native[0].shape[-1],
+        sites=sites,
+        causal=False,
+        padded=_must_be_padded(body, sites, sequences, native, takes, 0, share=False),
+        takes=frozenset(takes),
+        first_position=0,
+        relative=limit is None,
+        max_tokens=limit,
+        two_sided=True,
+    )
+
+
+def _native_pair(
+    body: PreTrainedModel, ids: Int[Tensor, " tokens"], decoded: Int[Tensor, " others"]
+) -> Float[Tensor, "others hidden"]:
+    inputs = {"input_ids": ids[None], "decoder_input_ids": decoded[None]}
+    return run_body(body, inputs).last_hidden_state[0]
+
+
+def _must_be_padded(
+    body: PreTrainedModel,
+    sites: Sequence[Site],
+    sequences: Sequence[TokenSequence],
+    native: Sequence[Tensor],
+    takes: Set[str],
+    first: int,
+    *,
+    share: bool,
+) -> bool:
+    """Whether rows in one line give other states than each alone, and padded lines do not."""
+    for padded in (False, True):
+        batch = pack(sequences, share=share and not padded, padded=padded)
+        if _agrees(_injected_states(body, sites, batch, takes, first), native, batch):
+            return padded
+    reason = "several rows computed together give other states than each row alone"
+    raise BackboneError(_refusal(body, reason))
 
 
 def _refusal(body: PreTrainedModel, reason: str) -> str:
@@ -135,11 +177,12 @@ def _positions(
 
 
 def _sites(
-    body: PreTrainedModel, ids: Int[Tensor, " tokens"], takes: Set[str], first: int
+    body: PreTrainedModel, sequence: TokenSequence, takes: Set[str], first: int
 ) -> tuple[Site, ...]:
+    """The attention sites, in the order in which a pass meets them."""
     names = {id(module): name for name, module in body.named_modules()}
     record: list[tuple[nn.Module, dict[str, Any]]] = []
-    batch = pack([TokenSequence(tuple(ids.tolist()))], share=False)
+    batch = pack([sequence], share=False)
     _injected_states(body, (), batch, takes, first, record)
     seen: dict[int, int] = {}
     sites = []
@@ -148,7 +191,13 @@ def _sites(
         seen[id(module)] = call + 1
         keys, values = found["keys"], found["values"]
         shape = SiteShape(keys.shape[1], keys.shape[3], values.shape[3])
-        sites.append(Site(names[id(module)], call, shape, found["causal"], found["window"]))
+        causal = found["causal"]
+        kind = found["kind"] if batch.decoder else ("decoder" if causal else "encoder")
+        sites.append(Site(names[id(module)], call, shape, causal, found["window"], kind))
+    if not sites:
+        raise BackboneError(
+            _refusal(body, "its attention does not go through transformers' AttentionInterface")
+        )
     return tuple(sites)
 
 
@@ -164,11 +213,18 @@ def _injected_states(
     vocabulary = len(body.get_input_embeddings().weight)
     call = Call([PromptTensors()], batch, None, vocabulary, record=record)
     with injected(body, sites) as injection, injection.serving(call):
-        return body(**inputs_of(batch, batch.ids, takes, first)).last_hidden_state.flatten(0, 1)
+        decoded = None if batch.decoder is None else batch.decoder.ids
+        inputs = inputs_of(batch, batch.ids, takes, first, decoder_ids=decoded)
+        return run_body(body, inputs).last_hidden_state.flatten(0, 1)
 
 
 def inputs_of(
-    batch: Batch, ids: Int[Tensor, "lines tokens"], takes: Set[str], first: int | Tensor
+    batch: Batch,
+    ids: Int[Tensor, "lines tokens"],
+    takes: Set[str],
+    first: int | Tensor,
+    *,
+    decoder_ids: Int[Tensor, "others tokens"] | None = None,
 ) -> dict[str, Any]:
     """The arguments of the model's `forward`: only those that it has."""
     inputs: dict[str, Any] = {
@@ -180,11 +236,14 @@ def inputs_of(
     kept = {name: value for name, value in inputs.items() if name in takes}
     if batch.padded:
         kept["attention_mask"] = batch.real.long()
+    if decoder_ids is not None:
+        kept["decoder_input_ids"] = decoder_ids
     return kept
 
 
 def _agrees(flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch) -> bool:
-    real = batch.real.flatten().to(flat.device)
+    side = batch.decoder or batch
+    real = side.real.flatten().to(flat.device)
     together = torch.split(flat[real], [len(states) for states in native])
     return all(close(ours, theirs) for ours, theirs in zip(together, native, strict=True))
 

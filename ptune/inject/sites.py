@@ -6,8 +6,12 @@ Knows no model; `ptune.inject.probe` fills it in.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ptune.encoders import SiteShape
+
+
+Kind = Literal["encoder", "decoder", "cross"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Site:
         shape: key/value heads and widths.
         causal: no query sees a later token.
         window: how many tokens back a query sees, itself included; None without a limit.
+        kind: an encoder's attention, a decoder's, or that of a decoder to an encoder's states.
     """
 
     name: str
@@ -27,6 +32,7 @@ class Site:
     shape: SiteShape
     causal: bool
     window: int | None
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,13 @@ class Geometry:
         width: of the input embeddings.
         hidden: of the final states.
         sites: in the order in which a forward pass meets them.
-        causal: every site is causal, so equal heads can be shared.
+        causal: every site is causal, so equal heads can be shared. Never of an encoder-decoder.
         padded: tokens meet outside attention too, so batches are padded.
         takes: names of the arguments that `forward` accepts and understands as ptune does.
         first_position: of the first token (RoBERTa starts behind its padding id).
         relative: only differences of positions matter, so keys may stand before position 0.
         max_tokens: longest sequence, in tokens; None without a limit.
+        two_sided: it is an encoder-decoder: its sequences have a decoder side.
     """
 
     num_embeddings: int
@@ -56,3 +63,4 @@ class Geometry:
     first_position: int
     relative: bool
     max_tokens: int | None
+    two_sided: bool = False
