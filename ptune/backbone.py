@@ -185,7 +185,7 @@ class Backbone:
         return self._embedding.weight.dtype
 
     @property
-    def _embedding(self) -> nn.Module:
+    def _embedding(self) -> nn.Embedding:
         return input_embeddings(self.model)[0]
 
     @property
@@ -243,8 +243,9 @@ class Backbone:
         """
         if self.geometry.two_sided:
             raise BackboneError(
-                f'"{self.name}" is an encoder-decoder, which ptune cannot share out among processes '
-                "yet. Start without --use_fsdp; device_map spreads it over the devices of one."
+                f'"{self.name}" is an encoder-decoder, which ptune cannot share out among '
+                "processes yet. Start without --use_fsdp; device_map spreads it over the devices "
+                "of one."
             )
         _ = self.fingerprint, self.parameters  # of whole weights
         if self.has_lm_head:  # it looks at the model by running it

@@ -54,7 +54,7 @@ class LanguageHead:
         matrix = model.get_output_embeddings()
         self.vocabulary = int(getattr(matrix, "out_features", 0) or len(matrix.weight))
         self._body = _body_of(model)
-        # What is replaced may be more than what `ptune.run` calls: both sides of an encoder-decoder.
+        # What is replaced may be more than what `ptune.run` calls: both sides of a model.
         both = is_two_sided(model) and self._body is not model.get_decoder()
         self.output = Seq2SeqModelOutput if both else output
         self._narrows: bool | None = None

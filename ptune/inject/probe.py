@@ -22,7 +22,7 @@ from ptune.inject.call import Call
 from ptune.inject.devices import device_of
 from ptune.inject.session import injected
 from ptune.inject.sides import input_embeddings, is_two_sided, run_body
-from ptune.inject.sites import Geometry, Site
+from ptune.inject.sites import Geometry, Kind, Site
 
 WORKS_TODAY = (
     "decoder-only and encoder-only models whose attention goes through transformers' "
@@ -75,7 +75,7 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
 
 
 def _probe_two_sided(body: PreTrainedModel) -> Geometry:
-    """An encoder-decoder: sides of different lengths, by which the kinds of sites are told apart."""
+    """Of an encoder-decoder: its sides differ in length, by which kinds of sites are told."""
     embedding = input_embeddings(body)[0]
     table, config = embedding.weight, body.config
     rows = [_some_ids(len(table), n, config) for n in PROBE_TOKENS]
@@ -192,7 +192,8 @@ def _sites(
         keys, values = found["keys"], found["values"]
         shape = SiteShape(keys.shape[1], keys.shape[3], values.shape[3])
         causal = found["causal"]
-        kind = found["kind"] if batch.decoder else ("decoder" if causal else "encoder")
+        kind: Kind = "decoder" if causal else "encoder"
+        kind = found["kind"] if batch.decoder else kind
         sites.append(Site(names[id(module)], call, shape, causal, found["window"], kind))
     if not sites:
         raise BackboneError(

@@ -18,7 +18,7 @@ def is_two_sided(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
-def input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
+def input_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
     """Every module that turns ids into vectors, the one that rows go through first.
 
     An encoder-decoder has one a side (and often a third that only holds the weight of both).

@@ -10,7 +10,6 @@ from typing import Literal
 
 from ptune.encoders import SiteShape
 
-
 Kind = Literal["encoder", "decoder", "cross"]
 
 

@@ -54,7 +54,7 @@ def build_prompt(
         )
     _refuse_unseen(recipe, backbone, template, layout)
     shallow = _shallow(recipe, backbone, layout, start, generator) if layout.slots else None
-    sites = chosen_sites(recipe.layers, len(backbone.geometry.sites)) if deep else ()
+    sites = _sites(recipe, backbone) if deep else ()
     prefix, offset = _deep(recipe, backbone, sites, start, generator) if deep else (None, 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -148,6 +148,18 @@ def _deep(
         generator=generator,
     )
     return encoder, made.offset if made else 0
+
+
+def _sites(recipe: Recipe, backbone: Backbone) -> tuple[int, ...]:
+    sites = backbone.geometry.sites
+    if recipe.sites is None:
+        return chosen_sites(recipe.layers, len(sites))
+    if not backbone.geometry.two_sided:
+        raise ConfigError(
+            f'sites = {list(recipe.sites)}: "{backbone.name}" is no encoder-decoder, so its '
+            "attention is of one kind. Leave sites out; layers chooses among its sites."
+        )
+    return tuple(at for at, site in enumerate(sites) if site.kind in recipe.sites)
 
 
 def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 A shim is a function that stands in for a module's `forward` while prompts are injected. That of an
 attention module hands queries, keys and values to ptune's attention; another one computes the same
-as the module, faster; that of an embedding of positions counts within each row of a pack. This folder is the only place in ptune that names a model family.
+as the module, faster; that of an embedding of positions counts within each row of a pack. This
+folder is the only place in ptune that names a model family.
 """
 
 from collections.abc import Callable
@@ -27,9 +28,9 @@ FORWARDS: dict[str, Callable[..., object]] = {
     "MarianSinusoidalPositionalEmbedding": bart.positions,
 }
 # Class of the module -> the name of another method than `forward`, and what stands in for it.
-METHODS: dict[str, tuple[str, Callable[..., object]]] = {
-    name: ("compute_bias", t5.compute_bias) for name in ("T5Attention", "MT5Attention")
-}
+METHODS: dict[str, tuple[str, Callable[..., object]]] = dict.fromkeys(
+    ("T5Attention", "MT5Attention"), ("compute_bias", t5.compute_bias)
+)
 
 
 def install(model: nn.Module, wrap: Callable[[Any], Any]) -> list[Callable[[], None]]:
