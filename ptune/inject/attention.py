@@ -56,13 +56,16 @@ def _mask_by_rows(*args: Any, **kwargs: Any) -> Tensor | None:
 def packed(
     module: nn.Module,
     query: Queries,
-    key: Keys,
-    value: Values,
+    key: Float[Tensor, "sources kv_heads keys head_dim"],
+    value: Float[Tensor, "sources kv_heads keys value_dim"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Answers, None]:
-    """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks."""
+    """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks.
+
+    Keys of another side (cross-attention) may come in another number of lines.
+    """
     injection = module.__dict__["_ptune"]
     call: Call = injection.call.on(query.device)
     assert call.batch is not None

@@ -225,7 +225,7 @@ def inputs_of(
     takes: Set[str],
     first: int | Tensor,
     *,
-    decoder_ids: Int[Tensor, "others tokens"] | None = None,
+    decoder_ids: Int[Tensor, "others decoded"] | None = None,
 ) -> dict[str, Any]:
     """The arguments of the model's `forward`: only those that it has."""
     inputs: dict[str, Any] = {
