@@ -38,11 +38,16 @@ SPECIAL = ["<pad>", "<unk>", "</s>", "one", "two"]
 PAD, UNK, END, ONE, TWO = range(5)
 LENGTH, SLOTS, BATCH = 3, 4, 16
 TRAIN, HELD_OUT, TEST = 256, 64, 256
-GRID = {"ptune": (0.03, 0.1, 0.3), "peft": (0.003, 0.03, 0.3)}
+GRID = {"ptune": (0.03, 0.1, 0.3, 1.0), "peft": (0.003, 0.03, 0.1, 0.3)}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ptune prompt-tuning": {"method": "prompt-tuning", "template": f"{{soft:{SLOTS}}}{{text}}"},
     "ptune p-tuning": {"method": "p-tuning", "template": f"{{soft:{SLOTS}}}{{text}}"},
     "ptune p-tuning-v2": {"method": "p-tuning-v2", "template": "{text}"},
+    "ptune p-tuning-v2, from a text": {
+        "method": "p-tuning-v2",
+        "template": "{text}",
+        "init": "vocabulary",
+    },
     "ptune p-tuning-v2, encoder": {
         "method": "p-tuning-v2",
         "template": "{text}",

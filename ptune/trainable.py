@@ -165,8 +165,8 @@ class PromptedBackbone(nn.Module):
             )
         if backbone.geometry.two_sided:
             raise ConfigError(
-                f'"{backbone.name}" is an encoder-decoder, for whose two sides PromptedBackbone has '
-                "no place. Use ptune.train with task: seq2seq-lm."
+                f'"{backbone.name}" is an encoder-decoder, for whose two sides PromptedBackbone '
+                "has no place. Use ptune.train with task: seq2seq-lm."
             )
         self.prompt = prompt
         self.after = after
