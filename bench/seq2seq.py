@@ -16,7 +16,7 @@ import random
 import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common import (
@@ -38,7 +38,7 @@ SPECIAL = ["<pad>", "<unk>", "</s>", "one", "two"]
 PAD, UNK, END, ONE, TWO = range(5)
 LENGTH, SLOTS, BATCH = 3, 4, 16
 TRAIN, HELD_OUT, TEST = 256, 64, 256
-GRID = {"ptune": (0.03, 0.1, 0.3, 1.0), "peft": (0.003, 0.03, 0.1, 0.3)}
+GRID = {"ptune": (0.1, 0.3, 1.0), "peft": (0.03, 0.1, 0.3)}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "ptune prompt-tuning": {"method": "prompt-tuning", "template": f"{{soft:{SLOTS}}}{{text}}"},
     "ptune p-tuning": {"method": "p-tuning", "template": f"{{soft:{SLOTS}}}{{text}}"},
@@ -79,11 +79,12 @@ def main() -> None:
     for line in measure(args):
         write_line(args.json, line)
         lines.append(line)
+        print(line["side"], line["scores"], file=sys.stderr)
     print(table(lines))
 
 
-def measure(args: Namespace) -> Sequence[Line]:
-    """One line of results a side."""
+def measure(args: Namespace) -> Iterator[Line]:
+    """One line of results a side, as soon as it is there."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -92,17 +93,14 @@ def measure(args: Namespace) -> Sequence[Line]:
     parts = rows[:TRAIN], rows[TRAIN : TRAIN + HELD_OUT], rows[TRAIN + HELD_OUT :]
     common = {"bench": "seq2seq", "steps": args.steps, "slots": SLOTS, "batch": BATCH}
     common |= {"parameters": backbone.parameters}
-    found = []
+    common |= machine(args.threads)
     for name, rows_of in (("no prompt", "{text}"), ("the word for it", "two {text}")):
         score = plain(backbone, parts[2], rows_of)
-        found.append(common | {"side": name, "scores": [score], "trained": 0})
+        yield common | {"side": name, "scores": [score], "trained": 0}
     for name, settings in OWN.items():
-        found.append(common | {"side": name} | _best(own_side(backbone, parts, settings, args)))
-        print(name, found[-1]["scores"], file=sys.stderr)
+        yield common | {"side": name} | _best(own_side(backbone, parts, settings, args))
     for name, config in PEERS.items():
-        found.append(common | {"side": name} | _best(peft_side(backbone, parts, config, args)))
-        print(name, found[-1]["scores"], file=sys.stderr)
-    return [line | machine(args.threads) for line in found]
+        yield common | {"side": name} | _best(peft_side(backbone, parts, config, args))
 
 
 def _best(runs: Mapping[float, Sequence[tuple[float, float, int]]]) -> Line:
@@ -181,7 +179,7 @@ def _teach(model: Any, steps: int) -> None:
 def reversing(count: int, seed: int = 1) -> list[Row]:
     """Rows without the word that says what to do; the answer is the row backwards."""
     draw = random.Random(seed)
-    every = {tuple(draw.choices(WORDS, k=LENGTH)): None for _ in range(4 * count)}
+    every = {tuple(draw.sample(WORDS, LENGTH)): None for _ in range(4 * count)}
     return [{"text": " ".join(one), "label": " ".join(one[::-1])} for one in list(every)[:count]]
 
 
