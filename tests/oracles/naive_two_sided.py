@@ -114,7 +114,7 @@ def decoder_states(model, ids, decoded, deep=None, vectors=None):
 def embedded(side, ids, vectors):
     """Ordinary ids, under which the embedding gives the vectors where the ids are virtual."""
     module = side.get_input_embeddings()
-    plain = torch.tensor([[max(id, 1) for id in ids]])
+    plain = torch.tensor([[id if id >= 0 else 1 for id in ids]])
     table = module(plain).clone()
     for at, id in enumerate(ids):
         if id < 0:
