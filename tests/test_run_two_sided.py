@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -277,12 +278,20 @@ def test_generate_is_the_step_by_step_forward_for_mixed_prompts(any_backbone):
     ]
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_three_beams_are_a_beam_search_over_the_step_by_step_forward(some_backbone, penalty):
+def test_three_beams_are_a_beam_search_over_the_step_by_step_forward(some_backbone, monkeypatch):
+    """The end is a likely token, so that the penalty decides between short texts and long ones."""
     b = some_backbone
     prompts, rows = mixed(b)
-    got = generate(b, prompts, rows, max_new_tokens=3, beams=3, length_penalty=penalty)
-    assert got == [beam_search(b, prompts, row, 3, 3, penalty) for row in rows]
+    rows = rows[:3]
+    likely = next_log_probabilities(b, prompts, rows[2], []).topk(3).indices
+    ends = SimpleNamespace(eos_token_id=int(likely[2]), pad_token_id=0)
+    monkeypatch.setattr(b, "tokenizer", ends)
+    found = []
+    for penalty in (0.0, 1.0):
+        got = generate(b, prompts, rows, max_new_tokens=3, beams=3, length_penalty=penalty)
+        assert got == [beam_search(b, prompts, row, 3, 3, penalty) for row in rows]
+        found.append(got)
+    assert found[0] != found[1]
 
 
 # ------------------------------------------------------------------------------- starts, refusals

@@ -200,8 +200,8 @@ def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -
             raise ConfigError("init = labels: the task has no labels. Use init: text.")
         return Start("labels", text_ids(backbone, said))
     if recipe.init == "auto" and recipe.method == "p-tuning-v2" and backbone.geometry.two_sided:
-        # What both sides make of a text says much at their sites, and prompts were slow to unlearn
-        # it (bench/seq2seq.py); noise of the same size says nothing.
+        # What both sides make of a text says much at their sites, and at the default step size it
+        # is slow to unlearn (bench/seq2seq.py); noise of the same size says nothing.
         return Start("random")
     if recipe.init == "auto":
         own = " ".join(p.text.strip() for p in template.parts if isinstance(p, Anchor))
