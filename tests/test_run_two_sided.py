@@ -279,19 +279,29 @@ def test_generate_is_the_step_by_step_forward_for_mixed_prompts(any_backbone):
 
 
 def test_three_beams_are_a_beam_search_over_the_step_by_step_forward(some_backbone, monkeypatch):
-    """The end is a likely token, so that the penalty decides between short texts and long ones."""
+    """The end is a likely token, so that texts of several lengths compete."""
     b = some_backbone
     prompts, rows = mixed(b)
     rows = rows[:3]
     likely = next_log_probabilities(b, prompts, rows[2], []).topk(3).indices
     ends = SimpleNamespace(eos_token_id=int(likely[2]), pad_token_id=0)
     monkeypatch.setattr(b, "tokenizer", ends)
-    found = []
     for penalty in (0.0, 1.0):
         got = generate(b, prompts, rows, max_new_tokens=3, beams=3, length_penalty=penalty)
         assert got == [beam_search(b, prompts, row, 3, 3, penalty) for row in rows]
-        found.append(got)
-    assert found[0] != found[1]
+
+
+def test_a_penalty_for_length_decides_between_a_short_text_and_a_long_one(monkeypatch):
+    b = backbone("bart")
+    prompts, rows = mixed(b)
+    likely = next_log_probabilities(b, prompts, rows[0], []).topk(3).indices
+    ends = SimpleNamespace(eos_token_id=int(likely[2]), pad_token_id=0)
+    monkeypatch.setattr(b, "tokenizer", ends)
+    short, long = (
+        generate(b, prompts, rows[:1], max_new_tokens=3, beams=3, length_penalty=penalty)[0]
+        for penalty in (0.0, 1.0)
+    )
+    assert len(short) < len(long)
 
 
 # ------------------------------------------------------------------------------- starts, refusals

@@ -7,7 +7,7 @@ r"""Examples in flat arrays: many rows in little memory, and as they are kept on
     sequences_at  0                    2 ...             which sequences are of a row; left out
                                                          where each row has one
     record     0                       1 ...             the rest of a row: target and answer
-    layouts    [0,2,[],[]]                               equal ones are written once
+    layouts    [0,2,[]]                                  equal ones are written once
     records    [1,"yes"] [0,"no"]
 
 A row is made an `Example` when it is asked for; a slice is a view. The arrays may lie in memory or
@@ -124,13 +124,13 @@ class FlatExamples(Sequence[Example]):
         return range(*self.tensors["sequences_at"][row : row + 2].tolist())
 
     def _sequence(self, at: int) -> TokenSequence:
-        prompt, shared, branches, decoder = self._layout(int(self.tensors["layout"][at]))
+        prompt, shared, branches, *rest = self._layout(int(self.tensors["layout"][at]))
         ids = self._part("ids", at)
         types = self._part("types", at) if "types" in self.tensors else (0,) * len(ids)
         made = tuple(Branch(*branch) for branch in branches)
         other = None
-        if decoder:
-            said, reads, own = decoder
+        if rest:
+            ((said, reads, own),) = rest
             other = TokenSequence(said, prompt, reads, branches=tuple(Branch(*b) for b in own))
         return TokenSequence(ids, prompt, self._part("reads", at), shared, types, made, other)
 
@@ -169,8 +169,9 @@ class _Written:
         """The number of what there is of a sequence beside its numbers."""
         key = (sequence.prompt, sequence.shared, sequence.branches, sequence.decoder)
         decoder = sequence.decoder
-        other = () if decoder is None else (decoder.ids, decoder.reads, _branches_of(decoder))
-        rest = (sequence.prompt, sequence.shared, _branches_of(sequence), other)
+        rest: tuple[Any, ...] = (sequence.prompt, sequence.shared, _branches_of(sequence))
+        if decoder is not None:
+            rest = (*rest, (decoder.ids, decoder.reads, _branches_of(decoder)))
         return self._index("layouts", key, rest)
 
     def record(self, example: Example) -> int:
@@ -266,7 +267,7 @@ def _computed(example: Example, share: bool) -> int:
 
 
 def _load(
-    shared: int, branches: Sequence[Any], decoder: Sequence[Any], *, share: bool
+    shared: int, branches: Sequence[Any], decoder: Sequence[Any] = (), *, share: bool
 ) -> tuple[int, int]:
     """How often a sequence is computed, and how many tokens beside it."""
     own = sum(len(ids) for ids, _ in branches)

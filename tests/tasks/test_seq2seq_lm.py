@@ -40,24 +40,30 @@ def ids_of(backbone, text):
     return backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def log_probabilities(backbone, prompt, row, answer):
-    """Oracle: one plain forward of the model on embeddings; log p of each id of the answer."""
+def shares(backbone, prompt, row, answer):
+    """Oracle: one plain forward on embeddings; log p of all words at each of an answer and behind.
+
+    An answer of n ids has n + 1 lines.
+    """
     model = backbone.model
     sides = [model.get_encoder(), model.get_decoder()]
     tables = [side.get_input_embeddings() for side in sides]
     encoder = [*prompt.vectors[:3], *tables[0](torch.tensor(ids_of(backbone, row["text"])))]
     front = [backbone.decoder_start, *ids_of(backbone, "label :")]
     decoder = [*tables[1](torch.tensor(front)), *prompt.vectors[3:]]
-    decoder += list(tables[1](torch.tensor(answer)))
+    decoder += list(tables[1](torch.tensor(answer, dtype=torch.long)))
     with torch.no_grad():
         logits = model(
             inputs_embeds=torch.stack(encoder)[None],
             decoder_inputs_embeds=torch.stack(decoder)[None],
             decoder_input_ids=None,
         ).logits[0]
-    start = len(decoder) - len(answer) - 1
-    shares = logits[start : start + len(answer)].log_softmax(-1)
-    return shares[torch.arange(len(answer)), list(answer)]
+    return logits[len(decoder) - len(answer) - 1 :].log_softmax(-1)
+
+
+def log_probabilities(backbone, prompt, row, answer):
+    each = shares(backbone, prompt, row, answer)
+    return each[torch.arange(len(answer)), list(answer)]
 
 
 def answers_of(backbone, labels, closed=True):
@@ -90,8 +96,8 @@ def test_the_loss_over_labels_is_the_share_of_the_right_one(backbone):
         predict_examples(backbone, prompt, task, None, [e], batch_size=1)[0].probabilities
         for e in examples
     ]
-    shares = torch.tensor([p[label] for p, label in zip(by_row, LABELS[:3], strict=True)])
-    assert found.scores["loss"] == pytest.approx(float(-shares.log().mean()), rel=1e-4)
+    right = torch.tensor([p[label] for p, label in zip(by_row, LABELS[:3], strict=True)])
+    assert found.scores["loss"] == pytest.approx(float(-right.log().mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("labels", [(), LABELS])
@@ -127,11 +133,7 @@ def test_generated_text_is_what_the_most_likely_words_say_up_to_the_end(backbone
     for row, one in zip(ROWS, got, strict=True):
         said = []
         while len(said) < 4:
-            each = [
-                float(log_probabilities(backbone, prompt, row, [*said, t])[-1])
-                for t in range(tiny.VOCABULARY)
-            ]
-            step = max(range(len(each)), key=each.__getitem__)
+            step = int(shares(backbone, prompt, row, said)[-1].argmax())
             if step == backbone.tokenizer.eos_token_id:
                 break
             said.append(step)
