@@ -73,6 +73,7 @@ MAKERS: Mapping[str, Maker] = {
     "quality_tagging": _by_task,
     "quality_qa": _by_task,
     "replicas": partial(_by_shape, "replicas"),
+    "seq2seq": partial(_whole, "seq2seq"),
     "step_profile": partial(_whole, "step_profile"),
     "upper_layers": partial(_whole, "upper_layers"),
     "v2_encoder": partial(_whole, "v2_encoder"),

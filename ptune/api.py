@@ -173,7 +173,11 @@ def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
 
 def _answers(prompt: SoftPrompt, rows: Rows) -> Sequence[Answer]:
     column = str(prompt.settings.get("label_column", "label"))
-    kind = kind_of(prompt.task, str(prompt.settings.get("problem", "single-label")))
+    problem, answer = (
+        str(prompt.settings.get(key, default))
+        for key, default in (("problem", "single-label"), ("answer", "label"))
+    )
+    kind = kind_of(prompt.task, problem, answer)
     return answers_of(rows, column, kind)
 
 

@@ -34,6 +34,7 @@ from ptune.inject import (
     LanguageHead,
     device_of,
     injected,
+    input_embeddings,
     layers,
     probe,
     stored,
@@ -176,12 +177,33 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where ids go in."""
-        return device_of(self.model.get_input_embeddings())
+        return device_of(self._embedding)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the input embeddings."""
-        return self.model.get_input_embeddings().weight.dtype
+        return self._embedding.weight.dtype
+
+    @property
+    def _embedding(self) -> nn.Embedding:
+        return input_embeddings(self.model)[0]
+
+    @property
+    def decoder_start(self) -> int:
+        """The token that every decoder side of an encoder-decoder begins with.
+
+        Raises:
+            BackboneError: the model's configuration names none.
+        """
+        for config in (self.model.generation_config, self.model.config):
+            for name in ("decoder_start_token_id", "bos_token_id"):
+                start = getattr(config, name, None)
+                if isinstance(start, int):
+                    return start
+        raise BackboneError(
+            f'"{self.name}" does not say what its decoder starts with. Set decoder_start_token_id '
+            "in its generation_config.json."
+        )
 
     @property
     def layers(self) -> int | None:
@@ -226,6 +248,12 @@ class Backbone:
 
         From here on every process must run the backbone equally often; see `ptune.sharding`.
         """
+        if self.geometry.two_sided:
+            raise BackboneError(
+                f'"{self.name}" is an encoder-decoder, which ptune cannot share out among '
+                "processes yet. Start without --use_fsdp; device_map spreads it over the devices "
+                "of one."
+            )
         _ = self.fingerprint, self.parameters  # of whole weights
         if self.has_lm_head:  # it looks at the model by running it
             first = torch.zeros(1, 1, dtype=torch.long, device=self.device)
@@ -311,7 +339,7 @@ class Backbone:
     def embed(self, ids: Sequence[int] | Int[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:
         """The input embeddings of ordinary tokens, scaled as the model scales them, in float32."""
         index = torch.as_tensor(ids, device=self.device)
-        return self.model.get_input_embeddings()(index[None])[0].float()
+        return self._embedding(index[None])[0].float()
 
     @cached_property
     def embedding_scale(self) -> float:

@@ -9,7 +9,7 @@ their own order.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, chain, pairwise, zip_longest
 
 import torch
@@ -21,7 +21,7 @@ from ptune.batch import PromptTensors, TokenSequence
 from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
 from ptune.tasks.flat import lengths_of
-from ptune.tasks.task import InPasses
+from ptune.tasks.task import InPasses, Search, Searching
 from ptune.trunk import Trunk
 
 
@@ -93,7 +93,7 @@ def read_together(
         trunk: what the layers beneath all of the prompts compute, if it is remembered.
     """
     by_part = [
-        [replace(one, prompt=at) for example in part.examples for one in example.sequences]
+        [one.of(at) for example in part.examples for one in example.sequences]
         for at, part in enumerate(parts)
     ]
     sequences, prompts = list(chain.from_iterable(by_part)), [part.prompt for part in parts]
@@ -106,7 +106,8 @@ def read_together(
 
 
 def _reads(sequence: TokenSequence) -> int:
-    return len(sequence.reads) + sum(len(branch.reads) for branch in sequence.branches)
+    side = sequence.answered
+    return len(side.reads) + sum(len(branch.reads) for branch in side.branches)
 
 
 @torch.no_grad()
@@ -215,11 +216,12 @@ def generate_answers(
     *,
     batch_size: int,
 ) -> list[Prediction]:
-    """Free text, greedily, behind each row."""
+    """Free text behind each row, looked for as the task says; else greedily."""
+    search = task.search if isinstance(task, Searching) else Search()
     answers: dict[int, Prediction] = {}
     for indices in by_length(examples, batch_size):
         rows = [task.question(examples[i]) for i in indices]
-        ids = generate(backbone, [prompt], rows, max_new_tokens=task.room)
+        ids = generate(backbone, [prompt], rows, max_new_tokens=task.room, **asdict(search))
         texts = backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers |= {i: Prediction(text.strip()) for i, text in zip(indices, texts, strict=True)}
     return [answers[i] for i in range(len(examples))]

@@ -265,6 +265,8 @@ def _with_its_head(folder: str, config: Any, options: Mapping[str, Any]) -> PreT
 def _auto_class(config: Any) -> Any:
     """The class with the head that the weights were saved with, where tasks can use one."""
     name = (getattr(config, "architectures", None) or [""])[0]
+    if getattr(config, "is_encoder_decoder", False):  # its head is tied or saved, whatever the name
+        return transformers.AutoModelForSeq2SeqLM
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM
     if name.endswith(("ForMaskedLM", "ForPreTraining")):

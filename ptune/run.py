@@ -20,7 +20,7 @@ from ptune.backbone import Backbone
 from ptune.batch import Batch, PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
 from ptune.errors import BackboneError
-from ptune.inject import Call, Cut, Entering, Words
+from ptune.inject import Call, Cut, Entering, Words, run_body
 from ptune.inject.layers import above, beneath
 from ptune.inject.probe import inputs_of
 
@@ -95,7 +95,7 @@ def run(
         stack.enter_context(injection.serving(call))
         if entering is not None:
             stack.enter_context(above(injection, entering))
-        output = backbone.body(**inputs)
+        output = run_body(backbone.body, inputs)
         states = output.last_hidden_state.flatten(0, 1)
         states = states.index_select(0, batch.reads.to(states.device)).to(backbone.device)
     if read == "states":
@@ -128,8 +128,10 @@ def _prepared(
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
     ids = _with_virtual_ids(batch.ids, batch.prompt, call)
+    other = batch.decoder
+    decoded = None if other is None else _with_virtual_ids(other.ids, other.prompt, call)
     first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
-    return call, inputs_of(batch, ids, backbone.geometry.takes, first)
+    return call, inputs_of(batch, ids, backbone.geometry.takes, first, decoder_ids=decoded)
 
 
 def _check_sites(backbone: Backbone, prompts: Sequence[PromptTensors]) -> None:
@@ -165,24 +167,30 @@ def keys_values_of(
     positions and the prompt carries an offset.
 
     A row run with this prompt is the row run behind the text (causal backbones; an encoder's keys
-    would also depend on the row).
+    would also depend on the row). Of an encoder-decoder both sides read the text, which is a place
+    to start from and no more.
 
     Args:
         at: position of the first token; None is as said above.
     """
     geometry = backbone.geometry
     offset = at if at is not None else -len(ids) if geometry.relative else 0
-    batch = backbone.pack([TokenSequence(tuple(ids))]).to(backbone.device)
+    text = TokenSequence(tuple(ids))
+    if geometry.two_sided:
+        text = TokenSequence(tuple(ids), decoder=text)
+    batch = backbone.pack([text]).to(backbone.device)
     record: list[tuple[Any, dict[str, Any]]] = []
     call = Call([PromptTensors()], batch, None, geometry.num_embeddings, record=record)
-    inputs = inputs_of(batch, batch.ids, backbone.geometry.takes, geometry.first_position + offset)
+    first = geometry.first_position + offset
+    decoded = None if batch.decoder is None else batch.decoder.ids
+    inputs = inputs_of(batch, batch.ids, geometry.takes, first, decoder_ids=decoded)
     with backbone.injected() as injection, injection.serving(call):
-        backbone.body(**inputs)
+        run_body(backbone.body, inputs)
     deep = {
         site: KeysValues(_tokens_first(found["keys"]), _tokens_first(found["values"]))
         for site, (_, found) in enumerate(record)
     }
-    return PromptTensors(deep=deep, offset=offset + len(ids))
+    return PromptTensors(deep=deep, offset=0 if geometry.two_sided else offset + len(ids))
 
 
 def _tokens_first(heads: Tensor) -> Float[Tensor, "slots kv_heads head_dim"]:
@@ -197,41 +205,101 @@ def generate(
     *,
     max_new_tokens: int,
     beams: int = 1,
+    length_penalty: float = 1.0,
 ) -> list[list[int]]:
     """Continue each sequence greedily or by beams, with the model's own `generate`.
 
+    An encoder-decoder continues the decoder side of each.
+
+    Args:
+        beams: 1 takes the most likely token at every step.
+        length_penalty: of beams: a finished one counts as its log-probability divided by its length
+            to this power.
     Returns:
         The new tokens of each sequence, up to and without the end token.
     """
     _check_sites(backbone, prompts)
-    model, tokenizer = backbone.model, backbone.tokenizer
-    end = tokenizer.eos_token_id
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
+    search = {
+        "max_new_tokens": max_new_tokens,
+        "num_beams": beams,
+        "length_penalty": length_penalty if beams > 1 else None,
+    }
+    if not backbone.geometry.two_sided:
+        return _generated(backbone, prompts, sequences, search)
+    # Decoders are not padded: not every one of them can be told where its rows begin.
+    by_length: dict[int, list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        by_length.setdefault(len(sequence.answered.ids), []).append(row)
+    answers: dict[int, list[int]] = {}
+    for rows in by_length.values():
+        made = _generated(backbone, prompts, [sequences[row] for row in rows], search)
+        answers |= zip(rows, made, strict=True)
+    return [answers[row] for row in range(len(sequences))]
+
+
+def _generated(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    sequences: Sequence[TokenSequence],
+    search: dict[str, Any],
+) -> list[list[int]]:
+    end = backbone.tokenizer.eos_token_id
+    padding = backbone.tokenizer.pad_token_id
+    padding = (end or 0) if padding is None else padding
     rows = torch.tensor([s.prompt for s in sequences], device=backbone.device)
     call = Call(prompts, None, rows, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
-    width = max(len(s.ids) for s in sequences)
-    ids = torch.tensor([[padding] * (width - len(s.ids)) + list(s.ids) for s in sequences])
-    mask = torch.tensor([[0] * (width - len(s.ids)) + [1] * len(s.ids) for s in sequences])
-    ids = _with_virtual_ids(ids.to(rows.device), rows[:, None].expand(ids.shape), call)
-    places = {}
+    two_sided = backbone.geometry.two_sided
+    ids, mask = _padded(call, [s.ids for s in sequences], padding, left=not two_sided)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if two_sided:
+        inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
     if any(prompt.offset for prompt in prompts):  # else the model counts as `run` does
         first = backbone.geometry.first_position + _offsets(prompts, rows)[:, None]
-        places["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(rows.device) + first
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + first
     with backbone.injected() as injection, injection.serving(call):
-        answer = model.generate(
-            input_ids=ids,
-            attention_mask=mask.to(rows.device),
-            max_new_tokens=max_new_tokens,
-            num_beams=beams,
-            do_sample=False,
-            # Whatever the model's own file says: an answer is what `run` finds most likely.
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
+        answer = backbone.model.generate(
+            **inputs,
+            **search,
+            **_PLAIN,
+            **({"decoder_start_token_id": backbone.decoder_start} if two_sided else {}),
             eos_token_id=end,
             pad_token_id=padding,
             synced_gpus=backbone.sharded,  # all processes go on until the last one is done
-            **places,
         )
-    new = answer[:, width:].tolist()
+    said = inputs.get("decoder_input_ids", ids).shape[1]
+    new = answer[:, said:].tolist()
     return [row[: row.index(end)] if end in row else row for row in new]
+
+
+# Whatever the model's own file says: an answer is what `run` finds most likely.
+_PLAIN = {
+    "do_sample": False,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "early_stopping": False,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+}
+
+
+def _padded(
+    call: Call, rows: Sequence[tuple[int, ...]], padding: int, *, left: bool = False
+) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows tokens"]]:
+    """Rows as `generate` takes them, and which of their ids are real."""
+    assert call.rows is not None
+    width = max(len(ids) for ids in rows)
+    pads = [width - len(ids) for ids in rows]
+    filled = [
+        [padding] * count + list(ids) if left else list(ids) + [padding] * count
+        for ids, count in zip(rows, pads, strict=True)
+    ]
+    real = [
+        [0] * count + [1] * (width - count) if left else [1] * (width - count) + [0] * count
+        for count in pads
+    ]
+    ids = torch.tensor(filled, device=call.rows.device)
+    ids = _with_virtual_ids(ids, call.rows[:, None].expand(ids.shape), call)
+    return ids, torch.tensor(real, device=call.rows.device)

@@ -154,7 +154,7 @@ class PromptedBackbone(nn.Module):
         prompt: shallow, deep or both.
         after: tokens of each row that stand before the virtual tokens.
     Raises:
-        ConfigError: the backbone has no language-model head.
+        ConfigError: the backbone has no language-model head, or is an encoder-decoder.
     """
 
     def __init__(self, backbone: Backbone, prompt: TrainablePrompt, *, after: int = 0) -> None:
@@ -162,6 +162,11 @@ class PromptedBackbone(nn.Module):
         if not backbone.has_lm_head:
             raise ConfigError(
                 f'"{backbone.name}" has no language-model head. Load a model saved with one.'
+            )
+        if backbone.geometry.two_sided:
+            raise ConfigError(
+                f'"{backbone.name}" is an encoder-decoder, for whose two sides PromptedBackbone '
+                "has no place. Use ptune.train with task: seq2seq-lm."
             )
         self.prompt = prompt
         self.after = after

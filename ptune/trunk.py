@@ -94,6 +94,10 @@ def find_cut(backbone: Backbone, site: int) -> Cut:
     Raises:
         BackboneError: the backbone cannot be cut. The message says why, as half a sentence.
     """
+    if backbone.geometry.two_sided:
+        raise BackboneError(
+            "it is an encoder-decoder, whose decoder sees its encoder's last states"
+        )
     if backbone.geometry.padded:
         raise BackboneError("its batches are padded")
     rows, others = _rows(backbone, 1), _rows(backbone, -1)

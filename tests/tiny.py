@@ -138,12 +138,64 @@ ENCODERS = {
 }
 ALL = DECODERS | ENCODERS
 
+# Keys of all heads together are narrower than the states; the two sides differ in depth.
+T5 = dict(  # noqa: C408
+    vocab_size=VOCABULARY,
+    d_model=32,
+    d_kv=6,
+    d_ff=48,
+    num_layers=3,
+    num_decoder_layers=2,
+    num_heads=4,
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=10,
+    pad_token_id=0,
+    eos_token_id=3,
+    decoder_start_token_id=0,
+)
+BART = dict(  # noqa: C408
+    vocab_size=VOCABULARY,
+    d_model=32,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=48,
+    decoder_ffn_dim=48,
+    max_position_embeddings=64,
+    pad_token_id=0,
+    bos_token_id=2,
+    eos_token_id=3,
+    decoder_start_token_id=3,
+    forced_eos_token_id=3,
+    forced_bos_token_id=2,
+    scale_embedding=True,
+    init_std=0.3,
+)
+ENCODER_DECODERS = {
+    "t5": lambda: hf.T5Config(**T5),
+    "t5-gated": lambda: hf.T5Config(
+        **T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    ),
+    "t5-untied": lambda: hf.T5Config(**T5),
+    "mt5": lambda: hf.MT5Config(**T5),
+    "bart": lambda: hf.BartConfig(**BART),
+    "mbart": lambda: hf.MBartConfig(**BART),
+    "pegasus": lambda: hf.PegasusConfig(**BART),
+    "marian": lambda: hf.MarianConfig(**BART),
+}
+
 
 def model(name, seed=0):
     torch.manual_seed(seed)
-    config = ALL[name]()
+    config = (ALL | ENCODER_DECODERS)[name]()
     kind = hf.AutoModelForCausalLM if name in DECODERS else hf.AutoModelForMaskedLM
-    return kind.from_config(config).float().eval()
+    if name in ENCODER_DECODERS:
+        kind = hf.AutoModelForSeq2SeqLM
+    made = kind.from_config(config).float().eval()
+    if name == "t5-untied":
+        made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight))
+    return made
 
 
 def backbone(name="llama", seed=0):

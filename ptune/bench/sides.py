@@ -81,6 +81,11 @@ def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
         ConfigError, DataError, TemplateError: as training would.
     """
     recipe = recipe.resolved()
+    if backbone.geometry.two_sided:
+        raise ConfigError(
+            f'"{backbone.name}" is an encoder-decoder, which ptune bench cannot measure yet. Name '
+            "a decoder or an encoder."
+        )
     if recipe.train is None:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     data = read_rows(recipe, Sources(recipe.train, recipe.validation, None))

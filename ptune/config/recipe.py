@@ -142,7 +142,7 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
             encoder_lr=self.encoder_lr or ENCODER_LR,
             head_lr=self.head_lr or head_lr,
             backbone_lr=self.backbone_lr or backbone_lr,
-            metric=self.metric or METRICS_OF[kind_of(self.task, self.problem)][0],
+            metric=self.metric or METRICS_OF[kind_of(self.task, self.problem, self.answer)][0],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {
     "regression": ("pearson", "spearman", "mse", "loss"),
     "question-answering": ("f1", "exact_match", "loss"),
     "multiple-choice": ("accuracy", "loss"),
+    "text": ("loss", "perplexity", "exact_match", "rouge1", "rouge2", "rougeL", "bleu"),
 }
 # Settings that a task has a default of its own for.
 OF_TASK: dict[str, dict[str, str]] = {"question-answering": {"label_column": "answers"}}
@@ -48,13 +49,17 @@ VALIDATION_SHARE = 0.2
 Values = Mapping[str, Any]
 
 
-def kind_of(task: str, problem: str) -> str:
+def kind_of(task: str, problem: str, answer: str = "label") -> str:
     """Return what kind of answers a run has: its problem, or its task where that says it all.
+
+    Free text is a kind of its own.
 
     >>> kind_of("sequence-classification", "regression"), kind_of("causal-lm", "single-label")
     ('regression', 'single-label')
     """
-    return task if task in METRICS_OF else problem
+    if task in METRICS_OF:
+        return task
+    return answer if answer == "text" else problem
 
 
 def trains_head(task: str, choose_by: str) -> bool:
@@ -85,11 +90,11 @@ def _encoder(v: Values) -> str:
 
 
 def _metric(v: Values) -> str:
-    kind = kind_of(v["task"], v["problem"])
+    kind = kind_of(v["task"], v["problem"], v["answer"])
     known = METRICS_OF[kind]
     if v["metric"] is None or v["metric"] in known:
         return ""
-    key = "task" if kind == v["task"] else "problem"
+    key = {v["task"]: "task", "text": "answer"}.get(kind, "problem")
     return (
         f"metric = {v['metric']} does not go with {key} = {kind}. Its metrics: {', '.join(known)}."
     )
@@ -176,7 +181,30 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
         lambda v: v["init_text"] is not None and v["init"] not in ("auto", "text"),
         "init_text goes with init = text only; init is {init}.",
     ),
+    (
+        lambda v: _not_deep(v) and v["sites"] is not None,
+        f"sites = {{sites}} {_ONLY_DEEP}",
+    ),
+    (
+        lambda v: v["sites"] is not None and v["layers"] is not None,
+        "sites = {sites} and layers = {layers} both choose attention sites. Keep one.",
+    ),
     # task and data
+    (
+        lambda v: v["task"] != "seq2seq-lm" and v["decoder_template"] != "{label}",
+        "decoder_template goes with task = seq2seq-lm only; task is {task}.",
+    ),
+    *(
+        (
+            lambda v, key=key, default=default: v["answer"] != "text" and v[key] != default,
+            f"{key} = {{{key}}} goes with answer = text only, where words are generated.",
+        )
+        for key, default in (("max_new_tokens", None), ("beams", 1), ("length_penalty", 1.0))
+    ),
+    (
+        lambda v: v["length_penalty"] != 1.0 and v["beams"] == 1,
+        "length_penalty = {length_penalty} weighs beams, and beams is 1. Set beams: 4, say.",
+    ),
     (
         lambda v: (
             v["task"] != "sequence-classification"

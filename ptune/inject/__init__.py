@@ -5,6 +5,7 @@ attention   deep prompts, packs  one attention function, registered with transfo
 shims       families whose attention needs a stand-in
 probe       what a model is, found by running it
 head        the language-model head, at few positions and few words
+sides       the encoder and the decoder of a model that has both
 session     all of these put into a model for the time of a context
 layers      a pass through the lower or the upper layers only
 """
@@ -20,5 +21,7 @@ from ptune.inject.probe import probe as probe
 from ptune.inject.session import Injection as Injection
 from ptune.inject.session import injected as injected
 from ptune.inject.session import layers as layers
+from ptune.inject.sides import input_embeddings as input_embeddings
+from ptune.inject.sides import run_body as run_body
 from ptune.inject.sites import Geometry as Geometry
 from ptune.inject.sites import Site as Site

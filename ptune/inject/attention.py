@@ -68,20 +68,28 @@ def _mask_by_rows(*args: Any, **kwargs: Any) -> Tensor | None:
 def packed(
     module: nn.Module,
     query: Queries,
-    key: Keys,
-    value: Values,
+    key: Float[Tensor, "sources kv_heads keys head_dim"],
+    value: Float[Tensor, "sources kv_heads keys value_dim"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Answers, None]:
-    """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks."""
+    """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks.
+
+    Keys of another side (cross-attention) may come in another number of lines.
+    """
     injection = module.__dict__["_ptune"]
     call: Call = injection.call.on(query.device)
     assert call.batch is not None
     site = injection.site(module)
-    causal, window = is_causal(module, kwargs), kwargs.get("sliding_window")
+    kind = injection.kind(module, query.shape[2], key.shape[2])
+    causal = kind == "decoder" if injection.two_sided else is_causal(module, kwargs)
+    window = kwargs.get("sliding_window")
+    # Tokens of two sides are no distance apart: T5 passes zeros there.
+    by_place = None if kind == "cross" else kwargs.get("position_bias")
     if call.record is not None:
-        call.record.append((module, _record(key, value, causal, window)))
+        found = {"keys": key.detach(), "values": value.detach()}
+        call.record.append((module, {**found, "causal": causal, "window": window, "kind": kind}))
     lines, _, tokens, _ = query.shape
     bank = call.bank(site, query.device)
     flat_query, flat_key, flat_value = _flat(query), _flat(key), _flat(value)
@@ -89,8 +97,9 @@ def packed(
         flat_key = torch.cat([bank.keys.to(flat_key), flat_key])
         flat_value = torch.cat([bank.values.to(flat_value), flat_value])
     answers = []
-    for index, group in enumerate(call.batch.groups):
-        seen = call.seen(index, bank, causal, window)
+    groups, order = call.groups(kind)
+    for index, group in enumerate(groups):
+        seen = call.seen(kind, index, bank, causal, window, by_place)
         answer = attend(
             _take(flat_query, group.query_at),
             _take(flat_key, seen.key_at),
@@ -104,7 +113,7 @@ def packed(
         )
         answers.append(answer.transpose(1, 2).flatten(0, 1))
     flat = answers[0] if len(answers) == 1 else torch.cat(answers)
-    return flat.index_select(0, call.batch.order).view(lines, tokens, *flat.shape[1:]), None
+    return flat.index_select(0, order).view(lines, tokens, *flat.shape[1:]), None
 
 
 def is_packed(module: nn.Module) -> bool:
@@ -116,10 +125,6 @@ def is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     """Whether a module's queries see only what came before, as transformers decides it."""
     given = kwargs.get("is_causal")
     return bool(getattr(module, "is_causal", True) if given is None else given)
-
-
-def _record(key: Keys, value: Values, causal: bool, window: int | None) -> dict[str, object]:
-    return {"keys": key.detach(), "values": value.detach(), "causal": causal, "window": window}
 
 
 def _flat(heads: Queries) -> Flat:
@@ -153,6 +158,8 @@ def attend(
     """
     groups = query.shape[1] // key.shape[1]
     mask: Tensor = seen.allowed[:, None]
+    if seen.bias is not None:
+        mask = seen.bias.to(query.dtype)
     if slopes is not None:
         bias = -slopes.view(1, -1, 1, 1) * seen.distance[:, None]
         mask = bias.to(query.dtype).masked_fill(~mask, float("-inf"))
@@ -231,6 +238,10 @@ def by_rows(
             "put in front of its keys. ptune works with models that build their masks through "
             "transformers' masking_utils."
         )
+    bias = kwargs.pop("position_bias", None)
+    if bias is not None:
+        lowest = torch.finfo(bias.dtype).min
+        attention_mask = torch.where(attention_mask, bias, lowest).to(query.dtype)
     if bank is not None:
         key, value, attention_mask = _in_front(call, bank, key, value, attention_mask, front_bias)
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:

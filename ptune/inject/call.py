@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ptune.batch import Batch, Group, PromptTensors
 from ptune.encoders import KeysValues
+from ptune.inject.sites import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Seen:
     Args:
         key_place: within its sequence; keys of a prompt come first, at `-length .. -1`.
         slots: how many keys of prompts come first.
+        bias: what the model adds to its scores by the places of two tokens, -inf where a key is not
+            seen; None where it adds nothing.
     """
 
     key_at: Int[Tensor, "rows keys"]
@@ -61,6 +65,7 @@ class Seen:
     distance: Int[Tensor, "rows tokens keys"]
     allowed: Bool[Tensor, "rows tokens keys"]
     slots: int
+    bias: Float[Tensor, "rows heads tokens keys"] | None = None
 
 
 @dataclass(eq=False)
@@ -83,6 +88,7 @@ class Call:
     counts: dict[int, int] = field(default_factory=dict)
     banks: dict[int, Bank] = field(default_factory=dict)
     _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)
+    _biased: dict[tuple[object, ...], tuple[Tensor, Seen]] = field(default_factory=dict)
     _elsewhere: dict[torch.device, "Call"] = field(default_factory=dict)
 
     def table(self) -> Float[Tensor, "slots width"] | None:
@@ -120,6 +126,7 @@ class Call:
                 batch=None if self.batch is None else self.batch.to(device),
                 rows=None if self.rows is None else self.rows.to(device),
                 _seen={},
+                _biased={},
             )
         return self._elsewhere[device]
 
@@ -130,13 +137,53 @@ class Call:
             bank = self.banks[site] = bank.to(device)
         return bank
 
-    def seen(self, index: int, bank: Bank | None, causal: bool, window: int | None) -> Seen:
-        """Which keys group `index` sees; computed once for all sites of a kind."""
+    def side(self, decoding: bool) -> Batch:
+        """The batch that one side of an encoder-decoder runs; of other models the only one."""
         assert self.batch is not None
-        key = (index, bank.lengths if bank else None, causal, window)
+        return self.batch.decoder if decoding and self.batch.decoder else self.batch
+
+    def groups(self, kind: Kind) -> tuple[tuple[Group, ...], Int[Tensor, " flat"]]:
+        """How attention of a kind goes, and the order of its answers."""
+        batch = self.side(kind != "encoder")
+        if kind == "cross":
+            assert batch.cross_order is not None
+            return batch.cross, batch.cross_order
+        return batch.groups, batch.order
+
+    def seen(
+        self,
+        kind: Kind,
+        index: int,
+        bank: Bank | None,
+        causal: bool,
+        window: int | None,
+        by_place: Float[Tensor, "one heads places places"] | None = None,
+    ) -> Seen:
+        """Which keys group `index` sees; computed once for all sites of a kind.
+
+        Args:
+            by_place: what the model adds to the score of two tokens that stand at these places.
+        """
+        key = (kind, index, bank.lengths if bank else None, causal, window)
+        group = self.groups(kind)[0][index]
         if key not in self._seen:
-            self._seen[key] = see(self.batch.groups[index], bank, causal, window)
-        return self._seen[key]
+            self._seen[key] = see(group, bank, causal, window)
+        if by_place is None:
+            return self._seen[key]
+        # Most models hand the bias of their first layer on to all others; some make one a layer.
+        made_of, biased = self._biased.get(key, (None, None))
+        if made_of is not by_place or biased is None:
+            biased = _with_bias(self._seen[key], group, by_place)
+            self._biased[key] = (by_place, biased)
+        return biased
+
+
+def _with_bias(
+    seen: Seen, group: Group, by_place: Float[Tensor, "one heads places places"]
+) -> Seen:
+    each = by_place[0][:, group.query_place[:, :, None], group.key_place[:, None, :]]
+    bias = functional.pad(each.transpose(0, 1), (seen.slots, 0))  # a prompt's keys have no place
+    return replace(seen, bias=bias.masked_fill(~seen.allowed[:, None], float("-inf")))
 
 
 def _bank(deep: Sequence[KeysValues | None], dtype: torch.dtype, device: torch.device) -> Bank:

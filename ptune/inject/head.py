@@ -25,10 +25,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
 
 from ptune.inject.devices import device_of
 from ptune.inject.forwards import replace_forward
 from ptune.inject.probe import close
+from ptune.inject.sides import is_two_sided
 
 # Logits that stand in memory at once: 128 MB in float32, and as much again for their gradient.
 LOGITS_AT_ONCE = 2**25
@@ -49,10 +51,12 @@ class LanguageHead:
 
     def __init__(self, model: PreTrainedModel, output: type[Any]) -> None:
         self.model = model
-        self.output = output
         matrix = model.get_output_embeddings()
         self.vocabulary = int(getattr(matrix, "out_features", 0) or len(matrix.weight))
         self._body = _body_of(model)
+        # What is replaced may be more than what `ptune.run` calls: both sides of a model.
+        both = is_two_sided(model) and self._body is not model.get_decoder()
+        self.output = Seq2SeqModelOutput if both else output
         self._narrows: bool | None = None
 
     def __call__(self, states: States) -> Logits:
@@ -61,7 +65,8 @@ class LanguageHead:
         answer = self.output(last_hidden_state=torch.stack([states]))
         with _instead(self._body, lambda *args, **kwargs: answer):
             ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
-            return self.model(input_ids=ids, use_cache=False, return_dict=True).logits[0]
+            inputs = _inputs(self.model, ids)
+            return self.model(**inputs, use_cache=False, return_dict=True).logits[0]
 
     @property
     def is_trained(self) -> bool:
@@ -210,13 +215,21 @@ def _body_of(model: PreTrainedModel) -> nn.Module:
     hooks = [module.register_forward_pre_hook(stop) for module in inner]
     try:
         device = device_of(model.get_input_embeddings())
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
+        model(**_inputs(model, torch.zeros(1, 1, dtype=torch.long, device=device)))
     except _Found:
         pass
     finally:
         for hook in hooks:
             hook.remove()
     return found[0]
+
+
+def _inputs(model: PreTrainedModel, ids: Int[Tensor, "one tokens"]) -> dict[str, Any]:
+    """The ids, and what keeps an encoder-decoder from running its encoder: a head looks at none."""
+    if not is_two_sided(model):
+        return {"input_ids": ids}
+    nothing = torch.zeros(1, 1, 1, device=ids.device)
+    return {"decoder_input_ids": ids, "encoder_outputs": BaseModelOutput(nothing)}
 
 
 def _has_layers(module: nn.Module) -> bool:

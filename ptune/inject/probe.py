@@ -22,12 +22,16 @@ from ptune.inject import shims
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
 from ptune.inject.session import injected
-from ptune.inject.sites import Geometry, Site
+from ptune.inject.sides import input_embeddings, is_two_sided, run_body
+from ptune.inject.sites import Geometry, Kind, Site
 
 WORKS_TODAY = (
     "decoder-only and encoder-only models that give a row the same states in any padded batch "
-    "(docs/architectures.md has the list; `ptune doctor MODEL --config` tries one)"
+    "(docs/architectures.md has the list; `ptune doctor MODEL --config` tries one), and "
+    "encoder-decoders like T5, mT5, BART, mBART, Pegasus and Marian"
 )
+
+_UNLIKE = "several rows computed together give other states than each row alone"
 
 # Long enough for positions and masks to matter, short enough to be free.
 PROBE_TOKENS = (7, 4)
@@ -41,11 +45,8 @@ def probe(body: PreTrainedModel) -> Geometry:
     Raises:
         ArchitectureError: packs and padded rows both give other results than single rows.
     """
-    config = body.config
-    if getattr(config, "is_encoder_decoder", False):
-        raise ArchitectureError(_refusal(body, "it is an encoder-decoder model"))
     with torch.no_grad():
-        return _probe(body, config)
+        return _probe_two_sided(body) if is_two_sided(body) else _probe(body, body.config)
 
 
 def _probe(body: PreTrainedModel, config: Any) -> Geometry:
@@ -56,19 +57,17 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
     if "token_type_ids" in takes and not _has_types(body, rows[0], native[0]):
         takes.remove("token_type_ids")
     first, relative = _positions(body, rows[0], native[0], takes, config)
-    found = _sites(body, rows[0], takes, first)
+    sequences = [TokenSequence(tuple(ids.tolist())) for ids in rows]
+    found = _sites(body, sequences[0], takes, first)
     # The best way that gives each row what it gives alone; the last one is the model as it is.
     ways = [(found, False), (found, True)] if found else []
     for sites, padded in (*ways, ((), True)):
         causal = all(s.causal for s in sites) if sites else _is_causal(body, rows[0], native[0])
-        sequences = [TokenSequence(tuple(ids.tolist())) for ids in rows]
         batch = pack(sequences, share=causal and not padded, padded=padded)
         if _agrees_when_run(body, sites, batch, takes, first, native):
             break
     else:
-        raise ArchitectureError(
-            _refusal(body, "several rows computed together give other states than each row alone")
-        )
+        raise ArchitectureError(_refusal(body, _UNLIKE))
     return Geometry(
         num_embeddings=len(table),
         width=table.shape[1],
@@ -82,6 +81,61 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
         max_tokens=_max_tokens(config, first, takes),
         also_embedding=_also_embedding(body, rows[0]),
     )
+
+
+def _probe_two_sided(body: PreTrainedModel) -> Geometry:
+    """Of an encoder-decoder: its sides differ in length, by which kinds of sites are told."""
+    embedding = input_embeddings(body)[0]
+    table, config = embedding.weight, body.config
+    rows = [_some_ids(len(table), n, config) for n in PROBE_TOKENS]
+    pairs = list(zip(rows, rows[::-1], strict=True))
+    device = device_of(embedding)
+    native = [_native_pair(body, first.to(device), second.to(device)) for first, second in pairs]
+    sequences = [
+        TokenSequence(tuple(first.tolist()), decoder=TokenSequence(tuple(second.tolist())))
+        for first, second in pairs
+    ]
+    takes = {"input_ids"}
+    sites = _sites(body, sequences[0], takes, 0)
+    if not sites:
+        reason = "its attention does not go through transformers' AttentionInterface"
+        raise ArchitectureError(_refusal(body, reason))
+    limit = getattr(config, "max_position_embeddings", None)
+    return Geometry(
+        num_embeddings=len(table),
+        width=table.shape[1],
+        hidden=native[0].shape[-1],
+        sites=sites,
+        causal=False,
+        padded=_must_be_padded(body, sites, sequences, native, takes),
+        takes=frozenset(takes),
+        first_position=0,
+        relative=limit is None,
+        max_tokens=limit,
+        two_sided=True,
+    )
+
+
+def _native_pair(
+    body: PreTrainedModel, ids: Int[Tensor, " tokens"], decoded: Int[Tensor, " others"]
+) -> Float[Tensor, "others hidden"]:
+    inputs = {"input_ids": ids[None], "decoder_input_ids": decoded[None]}
+    return run_body(body, inputs).last_hidden_state[0]
+
+
+def _must_be_padded(
+    body: PreTrainedModel,
+    sites: Sequence[Site],
+    sequences: Sequence[TokenSequence],
+    native: Sequence[Tensor],
+    takes: Set[str],
+) -> bool:
+    """Whether rows in one line give other states than each alone, and padded lines do not."""
+    for padded in (False, True):
+        batch = pack(sequences, share=False, padded=padded)
+        if _agrees(_injected_states(body, sites, batch, takes, 0), native, batch):
+            return padded
+    raise ArchitectureError(_refusal(body, _UNLIKE))
 
 
 def _refusal(body: PreTrainedModel, reason: str) -> str:
@@ -131,11 +185,12 @@ def _positions(
 
 
 def _sites(
-    body: PreTrainedModel, ids: Int[Tensor, " tokens"], takes: Set[str], first: int
+    body: PreTrainedModel, sequence: TokenSequence, takes: Set[str], first: int
 ) -> tuple[Site, ...]:
+    """The attention sites, in the order in which a pass meets them."""
     names = {id(module): name for name, module in body.named_modules()}
     record: list[tuple[nn.Module, dict[str, Any]]] = []
-    batch = pack([TokenSequence(tuple(ids.tolist()))], share=False)
+    batch = pack([sequence], share=False)
     try:
         _injected_states(body, (), batch, takes, first, record)
     except Exception:  # whatever a model's code raises that knows no foreign attention
@@ -147,7 +202,10 @@ def _sites(
         seen[id(module)] = call + 1
         keys, values = found["keys"], found["values"]
         shape = SiteShape(keys.shape[1], keys.shape[3], values.shape[3])
-        sites.append(Site(names[id(module)], call, shape, found["causal"], found["window"]))
+        causal = found["causal"]
+        kind: Kind = "decoder" if causal else "encoder"
+        kind = found["kind"] if batch.decoder else kind
+        sites.append(Site(names[id(module)], call, shape, causal, found["window"], kind))
     return tuple(sites)
 
 
@@ -192,11 +250,18 @@ def _injected_states(
     vocabulary = len(body.get_input_embeddings().weight)
     call = Call([PromptTensors()], batch, None, vocabulary, record=record)
     with injected(body, sites) as injection, injection.serving(call):
-        return body(**inputs_of(batch, batch.ids, takes, first)).last_hidden_state.flatten(0, 1)
+        decoded = None if batch.decoder is None else batch.decoder.ids
+        inputs = inputs_of(batch, batch.ids, takes, first, decoder_ids=decoded)
+        return run_body(body, inputs).last_hidden_state.flatten(0, 1)
 
 
 def inputs_of(
-    batch: Batch, ids: Int[Tensor, "lines tokens"], takes: Set[str], first: int | Tensor
+    batch: Batch,
+    ids: Int[Tensor, "lines tokens"],
+    takes: Set[str],
+    first: int | Tensor,
+    *,
+    decoder_ids: Int[Tensor, "others decoded"] | None = None,
 ) -> dict[str, Any]:
     """The arguments of the model's `forward`: only those that it has."""
     inputs: dict[str, Any] = {
@@ -208,6 +273,8 @@ def inputs_of(
     kept = {name: value for name, value in inputs.items() if name in takes}
     if batch.padded:
         kept["attention_mask"] = batch.real.long()
+    if decoder_ids is not None:
+        kept["decoder_input_ids"] = decoder_ids
     return kept
 
 
@@ -227,7 +294,8 @@ def _agrees_when_run(
 
 
 def _agrees(flat: Float[Tensor, "flat hidden"], native: Sequence[Tensor], batch: Batch) -> bool:
-    real = batch.real.flatten().to(flat.device)
+    side = batch.decoder or batch
+    real = side.real.flatten().to(flat.device)
     together = torch.split(flat[real], [len(states) for states in native])
     return all(close(ours, theirs) for ours, theirs in zip(together, native, strict=True))
 

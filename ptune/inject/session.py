@@ -20,7 +20,8 @@ from ptune.inject.call import Call
 from ptune.inject.devices import device_of
 from ptune.inject.embedding import EmbeddingHooks
 from ptune.inject.forwards import check_compiler, compiled, opaque, replace_forward
-from ptune.inject.sites import Site
+from ptune.inject.sides import input_embeddings, is_two_sided
+from ptune.inject.sites import Kind, Site
 
 
 class Injection:
@@ -41,6 +42,9 @@ class Injection:
         self.compiling = compiling
         self.sites = sites
         self._sites = _site_table(model, sites)
+        self.two_sided = is_two_sided(model)
+        decoding = model.get_decoder().modules() if self.two_sided else ()
+        self._decoding = set(map(id, decoding))
         self._configs = _configs(model)
         self._implementation = ""
         self._packed_name = attention.PACKED
@@ -65,6 +69,23 @@ class Injection:
         """Whether the pass under way goes through ptune's attention of packs."""
         return self.reaches_attention and self.call is not None and self.call.batch is not None
 
+    def in_decoder(self, module: nn.Module) -> bool:
+        """Whether a module is of the decoder of an encoder-decoder."""
+        return id(module) in self._decoding
+
+    def kind(self, module: nn.Module, tokens: int, keys: int) -> Kind:
+        """What a module of so many tokens attends to so many keys as.
+
+        A decoder's two kinds are told apart by their sites; while these are looked for, the probe
+        gives the two sides different lengths.
+        """
+        if not self.in_decoder(module):
+            return "encoder"
+        calls = self._sites.get(id(module))
+        if calls is not None:
+            return self.sites[calls[0]].kind
+        return "decoder" if tokens == keys else "cross"
+
     def pass_over(self, sites: int) -> None:
         """Count so many sites as met, for a pass that begins above them."""
         assert self.call is not None
@@ -81,7 +102,9 @@ class Injection:
         yield
 
     def _meet(self, call: Call) -> None:
-        self.call = self._embedding.call = call
+        self.call = call
+        for embedding in self._embeddings:
+            embedding.call = call
         if not self.reaches_attention:
             return  # the model's own attention, with the model's own masks
         name = attention.BY_ROWS if call.batch is None else self._packed_name
@@ -112,8 +135,9 @@ class Injection:
         attention.register(wrap)
         also = [self.model.get_submodule(name) for name in self.also_embedding]
         padding = getattr(self.model.config.get_text_config(), "pad_token_id", None) or 0
-        self._embedding = EmbeddingHooks(self.model.get_input_embeddings(), also, padding)
-        self._undo.append(self._embedding.remove)
+        first, *others = input_embeddings(self.model)
+        self._embeddings = [EmbeddingHooks(first, also, padding), *map(EmbeddingHooks, others)]
+        self._undo += [embedding.remove for embedding in self._embeddings]
         self._undo.append(_remember_implementation(self._configs))
         for module in self.model.modules():
             module.__dict__["_ptune"] = self

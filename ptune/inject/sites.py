@@ -6,8 +6,11 @@ Knows no model; `ptune.inject.probe` fills it in.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ptune.encoders import SiteShape
+
+Kind = Literal["encoder", "decoder", "cross"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Site:
         shape: key/value heads and widths.
         causal: no query sees a later token.
         window: how many tokens back a query sees, itself included; None without a limit.
+        kind: an encoder's attention, a decoder's, or that of a decoder to an encoder's states.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Site:
     shape: SiteShape
     causal: bool
     window: int | None
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,14 @@ class Geometry:
         width: of the input embeddings.
         hidden: of the final states.
         sites: in the order in which a forward pass meets them.
-        causal: every site is causal, so equal heads can be shared.
+        causal: every site is causal, so equal heads can be shared. Never of an encoder-decoder.
         padded: tokens meet outside attention too, so batches are padded.
         takes: names of the arguments that `forward` accepts and understands as ptune does.
         first_position: of the first token (RoBERTa starts behind its padding id).
         relative: only differences of positions matter, so keys may stand before position 0.
         also_embedding: names of further embeddings that read token ids (Gemma 3n, Gemma 4).
         max_tokens: longest sequence, in tokens; None without a limit.
+        two_sided: it is an encoder-decoder: its sequences have a decoder side.
     """
 
     num_embeddings: int
@@ -58,3 +64,4 @@ class Geometry:
     relative: bool
     max_tokens: int | None
     also_embedding: tuple[str, ...] = ()
+    two_sided: bool = False

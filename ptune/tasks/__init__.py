@@ -12,6 +12,7 @@ from ptune.tasks import (
     masked_lm,
     multiple_choice,
     question_answering,
+    seq2seq_lm,
     sequence_classification,
     token_classification,
 )
@@ -31,6 +32,7 @@ TASKS: Mapping[str, Bind] = {
     "multiple-choice": multiple_choice.bind,
     "sequence-classification": sequence_classification.bind,
     "token-classification": token_classification.bind,
+    "seq2seq-lm": seq2seq_lm.bind,
 }
 
 
@@ -48,4 +50,10 @@ def make_task(
     """
     if name not in TASKS:
         raise ConfigError(f"task = {name!r} is unknown. Known: {', '.join(TASKS)}.")
+    if backbone.geometry.two_sided and name != seq2seq_lm.Seq2SeqLM.name:
+        raise ConfigError(
+            f'task = {name} needs an encoder or a decoder; "{backbone.name}" '
+            f"({type(backbone.model).__name__}) is both. Use task: seq2seq-lm: with labels it is a "
+            "classifier, too."
+        )
     return TASKS[name](template, backbone, options or TaskOptions())

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptune import metrics
+from ptune import metrics, texts
 from ptune.backbone import Backbone
 from ptune.batch import Branch, TokenSequence
 from ptune.errors import ConfigError, DataError, TemplateError
@@ -39,7 +39,7 @@ from ptune.layout import Layout, Rendered
 from ptune.parts import Label
 from ptune.tasks.answers import LabelWords, refuse_equal, spoken
 from ptune.tasks.options import TaskOptions
-from ptune.tasks.task import Answer, Example, Prediction, Row, given, index_of
+from ptune.tasks.task import Answer, Example, Prediction, Row, Search, given, index_of
 from ptune.template import Template
 
 # Longest answer of free text, in tokens, its end included.
@@ -59,15 +59,43 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Causa
             f"({type(backbone.model).__name__}) is none. Use task: sequence-classification."
         )
     _require_last_label(template)
-    limit = options.limit(backbone)
+    limit, search = options.limit(backbone), search_of(options)
     end = backbone.tokenizer.eos_token_id
-    if not options.labels:
-        room = min(MOST_NEW_TOKENS, limit // 4)
+    words = words_of(options)
+    if not words.labels:
+        room = _room(options, limit)
         layout = template.bind(backbone.tokenizer, max_tokens=limit - room)
-        return CausalLM(layout, LabelWords({}), end=end, room=room)
-    words = LabelWords(spoken(options), score=options.word_score, prior=options.prior)
+        return CausalLM(layout, words, end=end, room=room, search=search)
     layout = template.bind(backbone.tokenizer, max_tokens=limit, label_words=words.spelled)
     return CausalLM(layout, words, end=end, loss=options.loss)
+
+
+def words_of(options: TaskOptions) -> LabelWords:
+    """The labels and what stands for them; none for free text."""
+    if not options.labels:
+        return LabelWords({})
+    return LabelWords(spoken(options), score=options.word_score, prior=options.prior)
+
+
+def search_of(options: TaskOptions) -> Search:
+    """How free text is looked for.
+
+    Raises:
+        ConfigError: the run is to be judged by a score whose package is not installed.
+    """
+    texts.check(options.metric)
+    return Search(options.beams, options.length_penalty)
+
+
+def _room(options: TaskOptions, limit: int) -> int:
+    """The longest free text, in tokens; a quarter of a row at most where nothing else is said."""
+    wanted = options.max_new_tokens
+    if wanted is not None and wanted >= limit:
+        raise ConfigError(
+            f"max_new_tokens = {wanted}: row and answer together have {limit} tokens at most. "
+            "Ask for fewer, or raise max_tokens."
+        )
+    return wanted or min(MOST_NEW_TOKENS, limit // 4)
 
 
 def _require_last_label(template: Template) -> None:
@@ -89,6 +117,7 @@ class CausalLM:
         end: the end token, which closes free text and labels that begin alike.
         loss: over the labels, or over the whole vocabulary (where the first word is learned).
         room: longest free text, in tokens; the rest of an answer is cut.
+        search: for free text; None is greedy.
     Raises:
         ConfigError: the tokenizer cannot tell two labels apart.
     """
@@ -104,10 +133,12 @@ class CausalLM:
         end: int | None,
         loss: Literal["labels", "vocabulary"] = "labels",
         room: int = MOST_NEW_TOKENS,
+        search: Search | None = None,
     ) -> None:
         self.layout = layout
         self.answers = words
         self.labels = words.labels
+        self.search = search or Search()
         self.end = end
         self.generates = not words.labels
         self.over_labels = bool(words.labels) and loss == "labels"
@@ -150,7 +181,7 @@ class CausalLM:
         )
         return [
             Example(
-                _sequence(one, branches=branches),
+                self._sequence(one, branches=branches),
                 None if answer is None else self._index(answer),
                 answer,
                 one.cut,
@@ -165,7 +196,7 @@ class CausalLM:
         said = self._spoken(answers)
         return [
             Example(
-                _sequence(one, answer=ids[: self.room]),
+                self._sequence(one, answer=ids[: self.room]),
                 ids[: self.room],
                 answer,
                 one.cut + len(ids[self.room :]),
@@ -184,6 +215,27 @@ class CausalLM:
             ]
         close = () if self.end is None else (self.end,)
         return [(*ids, *close) for ids in self.layout.answer_ids([str(a) for a in answers])]
+
+    def _sequence(
+        self, one: Rendered, *, branches: tuple[Branch, ...] = (), answer: tuple[int, ...] = ()
+    ) -> TokenSequence:
+        """The row up to its label, and as much of an answer as is needed to predict the rest."""
+        assert one.label_at is not None
+        if one.label_at == 0:
+            raise DataError(
+                "A row has no token before its label: its fields are empty. "
+                "Put some words before {label} in the template, or leave the row out."
+            )
+        ids = one.ids[: one.label_at] + answer[:-1]
+        last = one.label_at - 1
+        return TokenSequence(
+            ids=ids,
+            reads=tuple(range(last, last + max(1, len(answer)))),
+            shared=min(one.shared, one.label_at),
+            types=one.types[: one.label_at]
+            + one.types[one.label_at - 1 : one.label_at] * len(answer[:-1]),
+            branches=branches,
+        )
 
     def loss(
         self, read: Words, examples: Sequence[Example], head: nn.Module | None
@@ -227,34 +279,8 @@ class CausalLM:
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Accuracy and macro F1; for free text the share of answers right to the letter."""
+        """Accuracy and macro F1; of free text exact match, ROUGE and BLEU (`ptune.texts`)."""
+        truth, predicted = [str(e.answer) for e in examples], [str(p.answer) for p in predictions]
         if self.generates:
-            right = [
-                p.answer == str(e.answer).strip()
-                for p, e in zip(predictions, examples, strict=True)
-            ]
-            return {"exact_match": sum(right) / len(right)}
-        truth = [str(e.answer) for e in examples]
-        return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
-
-
-def _sequence(
-    one: Rendered, *, branches: tuple[Branch, ...] = (), answer: tuple[int, ...] = ()
-) -> TokenSequence:
-    """The row up to its label, and as much of an answer as is needed to predict the rest."""
-    assert one.label_at is not None
-    if one.label_at == 0:
-        raise DataError(
-            "A row has no token before its label: its fields are empty. "
-            "Put some words before {label} in the template, or leave the row out."
-        )
-    ids = one.ids[: one.label_at] + answer[:-1]
-    last = one.label_at - 1
-    return TokenSequence(
-        ids=ids,
-        reads=tuple(range(last, last + max(1, len(answer)))),
-        shared=min(one.shared, one.label_at),
-        types=one.types[: one.label_at]
-        + one.types[one.label_at - 1 : one.label_at] * len(answer[:-1]),
-        branches=branches,
-    )
+            return texts.scores(truth, predicted)
+        return metrics.classification(truth, predicted, self.labels)

@@ -3,7 +3,7 @@ r"""Examples in flat arrays: many rows in little memory, and as they are kept on
     ids       -1 -2  5  6 | -1 -2  7 | -1 -2  5 ...      every sequence behind the one before
     ids_at     0            4          7                 where each begins
     reads      3          | 2        | ...               likewise: which states are read
-    layout     0            0          0                 the rest of a sequence: prompt, branches
+    layout     0            0          0                 the rest: prompt, branches, decoder
     sequences_at  0                    2 ...             which sequences are of a row; left out
                                                          where each row has one
     record     0                       1 ...             the rest of a row: target and answer
@@ -104,8 +104,8 @@ class FlatExamples(Sequence[Example]):
     def computed(self, *, share: bool) -> Int[Tensor, " rows"]:
         """As `computed_tokens`; no example is made."""
         layouts = range(len(self.tensors["layouts_at"]) - 1)
-        shared_branches = (self._read("layouts", at)[1:] for at in layouts)
-        each = torch.tensor([_load(shared, own, share) for shared, own in shared_branches])
+        rest = (self._read("layouts", at)[1:] for at in layouts)
+        each = torch.tensor([_load(*one, share=share) for one in rest])
         times, more = each[self.tensors["layout"].long()].T
         return self._of_rows(self._by_row(self.tensors["ids_at"].diff() * times + more))
 
@@ -124,11 +124,15 @@ class FlatExamples(Sequence[Example]):
         return range(*self.tensors["sequences_at"][row : row + 2].tolist())
 
     def _sequence(self, at: int) -> TokenSequence:
-        prompt, shared, branches = self._layout(int(self.tensors["layout"][at]))
+        prompt, shared, branches, *rest = self._layout(int(self.tensors["layout"][at]))
         ids = self._part("ids", at)
         types = self._part("types", at) if "types" in self.tensors else (0,) * len(ids)
         made = tuple(Branch(*branch) for branch in branches)
-        return TokenSequence(ids, prompt, self._part("reads", at), shared, types, made)
+        other = None
+        if rest:
+            ((said, reads, own),) = rest
+            other = TokenSequence(said, prompt, reads, branches=tuple(Branch(*b) for b in own))
+        return TokenSequence(ids, prompt, self._part("reads", at), shared, types, made, other)
 
     def _part(self, name: str, at: int) -> tuple[int, ...]:
         start, stop = self.tensors[f"{name}_at"][at : at + 2].tolist()
@@ -163,9 +167,12 @@ class _Written:
 
     def layout(self, sequence: TokenSequence) -> int:
         """The number of what there is of a sequence beside its numbers."""
-        branches = [(branch.ids, branch.reads) for branch in sequence.branches]
-        key = (sequence.prompt, sequence.shared, sequence.branches)
-        return self._index("layouts", key, (sequence.prompt, sequence.shared, branches))
+        key = (sequence.prompt, sequence.shared, sequence.branches, sequence.decoder)
+        decoder = sequence.decoder
+        rest: tuple[Any, ...] = (sequence.prompt, sequence.shared, _branches_of(sequence))
+        if decoder is not None:
+            rest = (*rest, (decoder.ids, decoder.reads, _branches_of(decoder)))
+        return self._index("layouts", key, rest)
 
     def record(self, example: Example) -> int:
         """The number of an example's target and answer."""
@@ -191,6 +198,10 @@ class _Written:
                 raise TypeError(f"{target!r} or {answer!r} cannot be kept in a file.")
             texts.append(text)
         return self._known[name, key]
+
+
+def _branches_of(sequence: TokenSequence) -> list[tuple[tuple[int, ...], ...]]:
+    return [(branch.ids, branch.reads) for branch in sequence.branches]
 
 
 def _columns_of(part: Sequence[Example], written: _Written) -> dict[str, Tensor]:
@@ -221,7 +232,7 @@ def _starts(lengths: Int[Tensor, " parts"]) -> Int[Tensor, " parts_and_one"]:
 
 
 def lengths_of(examples: Sequence[Example]) -> list[int]:
-    """Tokens of each row, in all of its sequences, its continuations not counted."""
+    """Tokens of each row, in all of its sequences, continuations and decoders not counted."""
     if isinstance(examples, FlatExamples):
         return examples.lengths()
     return [sum(len(one.ids) for one in example.sequences) for example in examples]
@@ -247,13 +258,20 @@ def computed_tokens(examples: Sequence[Example], *, share: bool) -> Int[Tensor, 
 
 
 def _computed(example: Example, share: bool) -> int:
-    loads = [(len(s.ids), *_load(s.shared, s.branches, share)) for s in example.sequences]
+    loads = []
+    for one in example.sequences:
+        other = one.decoder
+        decoder = () if other is None else (other.ids, other.reads, _branches_of(other))
+        loads.append((len(one.ids), *_load(one.shared, _branches_of(one), decoder, share=share)))
     return sum(length * times + more for length, times, more in loads)
 
 
 def _load(
-    shared: int, branches: Sequence[Branch | tuple[tuple[int, ...], ...]], share: bool
+    shared: int, branches: Sequence[Any], decoder: Sequence[Any] = (), *, share: bool
 ) -> tuple[int, int]:
     """How often a sequence is computed, and how many tokens beside it."""
-    own = sum(len(branch.ids if isinstance(branch, Branch) else branch[0]) for branch in branches)
+    own = sum(len(ids) for ids, _ in branches)
+    if decoder:  # whose branches stand on it, as nothing of an encoder does
+        said, _, others = decoder
+        own += len(said) + sum(len(ids) for ids, _ in others)
     return (1, own - shared) if share else (1 + len(branches), own)

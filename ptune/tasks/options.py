@@ -40,6 +40,10 @@ class TaskOptions:
         n_best: answers that are weighed.
         no_answer: by how much an empty answer must score better; None never gives one.
         head_form: of the trained head (`ptune.heads`).
+        decoder_template: what an encoder-decoder's decoder reads.
+        max_new_tokens: longest free text, in tokens; None leaves it to the task.
+        beams, length_penalty: as in `Search`.
+        metric: that a run is judged by; None has no wish.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
     """
@@ -60,6 +64,11 @@ class TaskOptions:
     n_best: int = 20
     no_answer: float | None = None
     head_form: HeadForm = "normalized"
+    decoder_template: str = "{label}"
+    max_new_tokens: int | None = None
+    beams: int = 1
+    length_penalty: float = 1.0
+    metric: str | None = None
     max_tokens: int = 512
     offset: int = 0
 

@@ -66,6 +66,26 @@ class Prediction:
     more: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How free text is looked for.
+
+    Args:
+        beams: 1 takes the most likely token at every step.
+        length_penalty: of beams: above 1 prefers longer texts, below 1 shorter ones.
+    """
+
+    beams: int = 1
+    length_penalty: float = 1.0
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """A task that says how its texts are looked for."""
+
+    search: Search
+
+
 @runtime_checkable
 class Task(Protocol):
     """The interface that training, evaluation and serving use.

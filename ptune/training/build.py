@@ -59,7 +59,7 @@ def build_prompt(
             f"method = {recipe.method}: {type(backbone.model).__name__} has no attention that a "
             "deep prompt could enter. Set method: prompt-tuning or p-tuning."
         )
-    sites = chosen_sites(recipe.layers, len(backbone.geometry.sites)) if deep else ()
+    sites = _sites(recipe, backbone) if deep else ()
     prefix, offset = _deep(recipe, backbone, sites, start, generator) if deep else (None, 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -155,6 +155,18 @@ def _deep(
     return encoder, made.offset if made else 0
 
 
+def _sites(recipe: Recipe, backbone: Backbone) -> tuple[int, ...]:
+    sites = backbone.geometry.sites
+    if recipe.sites is None:
+        return chosen_sites(recipe.layers, len(sites))
+    if not backbone.geometry.two_sided:
+        raise ConfigError(
+            f'sites = {list(recipe.sites)}: "{backbone.name}" is no encoder-decoder, so its '
+            "attention is of one kind. Leave sites out; layers chooses among its sites."
+        )
+    return tuple(at for at, site in enumerate(sites) if site.kind in recipe.sites)
+
+
 def chosen_sites(layers: Sequence[int] | str | None, count: int) -> tuple[int, ...]:
     """The attention sites of a deep prompt: all, the last ones, or those listed.
 
@@ -192,6 +204,10 @@ def _start(recipe: Recipe, backbone: Backbone, task: Task, template: Template) -
         if not task.labels:
             raise ConfigError("init = labels: the task has no labels. Use init: text.")
         return Start("labels", text_ids(backbone, said))
+    if recipe.init == "auto" and recipe.method == "p-tuning-v2" and backbone.geometry.two_sided:
+        # What both sides make of a text says much at their sites, and at the default step size it
+        # is slow to unlearn (bench/seq2seq.py); noise of the same size says nothing.
+        return Start("random")
     if recipe.init == "auto":
         own = " ".join(p.text.strip() for p in template.parts if isinstance(p, Anchor))
         whole = f"{own} {said}".strip()

@@ -206,10 +206,10 @@ def _code() -> str:
         "spelling.py",
         "parts.py",
         "template.py",
-        "batch.py",
         "verbalizer.py",
     ]
-    tasks = sorted(f"tasks/{one.name}" for one in (package / "tasks").iterdir())
+    folders = ("batch", "tasks")
+    tasks = sorted(f"{name}/{one.name}" for name in folders for one in (package / name).iterdir())
     digest = hashlib.sha256()
     for name in (*names, *(name for name in tasks if name.endswith(".py"))):
         digest.update((package / name).read_bytes())

@@ -232,4 +232,4 @@ def answers_in(recipe: Recipe, rows: Rows) -> Sequence[Answer]:
 
 
 def _kind(recipe: Recipe) -> str:
-    return kind_of(recipe.task, recipe.problem)
+    return kind_of(recipe.task, recipe.problem, recipe.answer)

@@ -292,6 +292,37 @@ DEEP = "p-tuning-v2"
         ),
         ({"init": "text"}, "init = text needs init_text, the text to start from."),
         (
+            {"sites": ["decoder"]},
+            "sites = [decoder] goes with method = p-tuning-v2 only; method is p-tuning.",
+        ),
+        (
+            {"method": DEEP, "sites": ["decoder", "cross"], "layers": [1]},
+            ("sites = [decoder, cross] and layers = [1] both choose attention sites. Keep one."),
+        ),
+        (
+            {"decoder_template": "{soft:2}{label}"},
+            "decoder_template goes with task = seq2seq-lm only; task is causal-lm.",
+        ),
+        (
+            {"beams": 4},
+            "beams = 4 goes with answer = text only, where words are generated.",
+        ),
+        (
+            {"max_new_tokens": 9},
+            "max_new_tokens = 9 goes with answer = text only, where words are generated.",
+        ),
+        (
+            {"answer": "text", "length_penalty": 0.6},
+            "length_penalty = 0.6 weighs beams, and beams is 1. Set beams: 4, say.",
+        ),
+        (
+            {"answer": "text", "metric": "accuracy"},
+            (
+                "metric = accuracy does not go with answer = text. Its metrics: loss, perplexity, "
+                "exact_match, rouge1, rouge2, rougeL, bleu."
+            ),
+        ),
+        (
             {"init": "random", "init_text": "a"},
             "init_text goes with init = text only; init is random.",
         ),
@@ -394,6 +425,7 @@ def test_every_encoder_and_metric_of_the_tables_is_accepted():
     for kind, metrics in METRICS_OF.items():
         made_of = METRICS_OF.keys() & {*TRAINED_HEAD, "masked-lm"}
         asked = {"task": kind} if kind in made_of else {"task": HEAD, "problem": kind}
+        asked = {"answer": "text"} if kind == "text" else asked
         for metric in set(metrics) - {"perplexity"}:
             assert Recipe.make(**asked, metric=metric).metric == metric
 

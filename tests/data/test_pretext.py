@@ -99,8 +99,8 @@ def test_crumbs_are_left_out(tmp_path):
         (
             "pretext:pair:a.txt",
             (
-                "pretext:pair:a.txt: is not of the form pretext:pairs:FILE or pretext:choices:FILE. "
-                "Did you mean pairs?"
+                "pretext:pair:a.txt: is not of the form pretext:pairs:FILE or "
+                "pretext:choices:FILE. Did you mean pairs?"
             ),
         ),
         (

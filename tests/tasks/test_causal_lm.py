@@ -4,6 +4,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ptune import texts
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
@@ -210,7 +211,7 @@ def test_free_text_is_right_to_the_letter_or_wrong(backbone):
     examples = task.examples(ROWS, [said[0], f" {said[1]} ", said[2] + " no"])
     scores = evaluate_examples(backbone, prompt, task, None, examples, batch_size=2).scores
     assert scores["exact_match"] == pytest.approx(2 / 3)
-    assert set(scores) == {"loss", "perplexity", "exact_match"}
+    assert set(scores) == {"loss", "perplexity", "exact_match", *texts.ROUGE, "bleu"}
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

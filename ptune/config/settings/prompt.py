@@ -43,9 +43,21 @@ class PromptSettings(BaseModel):
         "Attention sites of a deep prompt; null: all.",
         allowed="a list of different site numbers from 0, or upper:N",
     )
+    sites: tuple[Literal["encoder", "decoder", "cross"], ...] | None = _setting(
+        None,
+        "Kinds of attention that a deep prompt of an encoder-decoder enters; null: all three.",
+        allowed="a list of one or more of encoder, decoder, cross",
+    )
     prefix_dropout: float = _setting(
         0.0, "Dropout on the keys and values of a deep prompt.", low=0.0, high=0.9
     )
+
+    @field_validator("sites", mode="after")
+    @classmethod
+    def _sites_are_some(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and not 0 < len(value) == len(set(value)):
+            raise ValueError
+        return value
 
     @field_validator("layers", mode="before")
     @classmethod

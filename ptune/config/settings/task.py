@@ -21,10 +21,12 @@ class TaskSettings(BaseModel):
         "token-classification",
         "question-answering",
         "multiple-choice",
+        "seq2seq-lm",
     ] = _setting(
         "causal-lm",
         "Answer in the next words; in words that fill a gap; by a trained head, of a row or of "
-        "each of its words; by a part of its context; or with one of its own choices.",
+        "each of its words; by a part of its context; with one of its own choices; or in words of "
+        "an encoder-decoder.",
     )
     problem: Literal["single-label", "multi-label", "regression"] = _setting(
         "single-label", "What a label is: one of a set, several of a set, or a number."
@@ -88,4 +90,21 @@ class TaskSettings(BaseModel):
         None,
         "An answer is left empty where that scores so much better than the best part of the "
         "context; null: never (question-answering).",
+    )
+    decoder_template: str = _setting(
+        "{label}",
+        "What the decoder of an encoder-decoder reads, e.g. {soft:5}{label} (seq2seq-lm).",
+    )
+    max_new_tokens: int | None = _setting(
+        None,
+        "Longest free text, learned or generated, in tokens; null: 64, and in causal-lm at most a "
+        "quarter of max_tokens.",
+        low=1,
+    )
+    beams: int = _setting(1, "Beams that free text is looked for with; 1: greedily.", low=1)
+    length_penalty: float = _setting(
+        1.0,
+        "A finished beam counts as its log-probability over its length to this power.",
+        low=-10.0,
+        high=10.0,
     )

@@ -29,6 +29,11 @@ Metric = Literal[
     "mse",
     "loss",
     "perplexity",
+    "exact_match",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
 ]
 
 
@@ -104,7 +109,7 @@ class TrainingSettings(BaseModel):
     metric: Metric | None = _setting(
         None,
         "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem; f1 of "
-        "entities or answers.",
+        "entities or answers; loss for free text.",
     )
     protocol: Literal["strict", "paper"] = _setting(
         "strict",

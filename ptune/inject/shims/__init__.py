@@ -2,7 +2,8 @@
 
 A shim is a function that stands in for a method of a module while prompts are injected. That of an
 attention module hands queries, keys and values to ptune's attention; another one computes the same
-as the module, faster. This folder is the only place in ptune that names a model family.
+as the module, faster; that of an embedding of positions counts within each row of a pack. This
+folder is the only place in ptune that names a model family.
 """
 
 from collections.abc import Callable
@@ -12,12 +13,24 @@ from typing import Any
 from torch import nn
 
 from ptune.inject.forwards import replace_forward, replace_method
-from ptune.inject.shims import bloom, deberta, falcon, inner, mpnet, mpt
+from ptune.inject.shims import bart, bloom, deberta, falcon, inner, mpnet, mpt, t5
 
 StandIn = Callable[..., object]
 
+# Embeddings of positions that count the tokens of a line.
+_COUNTED = (
+    "BartLearnedPositionalEmbedding",
+    "BlenderbotLearnedPositionalEmbedding",
+    "BlenderbotSmallLearnedPositionalEmbedding",
+    "MBartLearnedPositionalEmbedding",
+    "MarianSinusoidalPositionalEmbedding",
+    "PLBartLearnedPositionalEmbedding",
+    "PegasusSinusoidalPositionalEmbedding",
+)
+
 # Class of the module -> name of its method -> the stand-in.
 STAND_INS: dict[str, dict[str, StandIn]] = {
+    **{name: {"forward": bart.positions} for name in _COUNTED},
     "BloomAttention": {"forward": bloom.forward},
     "BloomGelu": {"forward": bloom.gelu},
     "CodeGenAttention": {"_attn": inner.attend},
@@ -36,6 +49,8 @@ STAND_INS: dict[str, dict[str, StandIn]] = {
     "MPNetEncoder": {"compute_position_bias": mpnet.position_bias},
     "MPNetSelfAttention": {"forward": mpnet.forward},
     "MptAttention": {"forward": mpt.forward},
+    "MT5Attention": {"compute_bias": t5.compute_bias},
+    "T5Attention": {"compute_bias": t5.compute_bias},
 }
 
 # Bodies whose code does not go on without a mask, though no layer needs one.

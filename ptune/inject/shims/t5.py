@@ -1,0 +1,29 @@
+"""T5: positions are a bias on the scores, by how far apart two tokens of one sequence are.
+
+    score(i, j) = q_i k_j + bias_head[bucket(j - i)]                  arXiv:1910.10683, section 2.1
+
+The model makes the bias for the tokens of a line. A pack has many sequences in one line, whose
+places all begin at 0, so a bias of the size of the longest sequence says all; ptune's attention
+looks each pair of places up in it. Keys of a deep prompt have no place: their bias is 0.
+"""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def compute_bias(
+    module: Any,  # T5Attention
+    query_length: int,
+    key_length: int,
+    device: Any = None,
+    past_seen_tokens: Any = 0,
+) -> Float[Tensor, "one heads queries keys"]:
+    """What `T5Attention.compute_bias` gives, for a pack by place and not by line."""
+    injection = module.__dict__["_ptune"]
+    call, own = injection.call, type(module).compute_bias
+    if call is None or call.batch is None:
+        return own(module, query_length, key_length, device, past_seen_tokens)
+    longest = call.side(injection.in_decoder(module)).longest
+    return own(module, longest, longest, device)
