@@ -137,9 +137,11 @@ def test_a_preset_is_named_with_its_source_and_its_published_score(result):
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_makes_a_recipe(name):
     made = Recipe.make(preset=name)
+    given = presets()[name].settings
     assert made.preset == name
-    assert made.protocol == "paper"
-    assert made.prompt_length == int(presets()[name].settings["prompt_length"])
+    assert made.protocol == given["protocol"]
+    assert made.prompt_length == int(given.get("prompt_length", 20))
+    assert made.lr == float(given["lr"])
     assert Recipe.make(**made.to_dict()) == made
 
 
