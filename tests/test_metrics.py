@@ -6,6 +6,7 @@ import pytest
 from oracles import squad_official
 from scipy.stats import pearsonr, spearmanr
 
+from ptune import texts
 from ptune.config import METRICS_OF
 from ptune.errors import DataError
 from ptune.metrics import (
@@ -155,6 +156,10 @@ def test_scores_bear_the_names_that_a_recipe_uses():
         "multi-label": set(multilabel([["a"]], [["a"]], ["a"])) | {"loss"},
         "regression": set(regression([1.0], [1.0])) | {"loss"},
         "question-answering": set(extraction([["a"]], ["a"])) | {"loss"},
+        # What these two give is held in their own tests, in tests/tasks.
+        "token-classification": {"f1", "precision", "recall", "accuracy", "loss"},
+        "multiple-choice": {"accuracy", "loss"},
+        "text": set(texts.scores(["a b"], ["a b"])) | {"loss", "perplexity"},
     }
     assert made == {problem: set(names) for problem, names in METRICS_OF.items()}
 

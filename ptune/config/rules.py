@@ -208,7 +208,7 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     (
         lambda v: (
             v["task"] != "sequence-classification"
-            and not _tagged(v)
+            and not (_tagged(v) or _spans(v))
             and v["problem"] != "single-label"
         ),
         "problem = {problem} needs a trained head. Set task: sequence-classification.",

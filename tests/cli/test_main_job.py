@@ -60,10 +60,11 @@ Arguments:
   KEY=VALUE <list[str]>  Settings to change.
 
 Options:
-  --resume       Go on from the checkpoint in the output folder.
-  --seeds <str>  Train these seeds side by side, e.g. 0-7 or 0,3,5.
-  --json         Print JSON for a script.
-  --help         Show this message and exit.
+  --resume         Go on from the checkpoint in the output folder.
+  --seeds <str>    Train these seeds side by side, e.g. 0-7 or 0,3,5.
+  --skip-bad-rows  Leave out, count and list rows that cannot be used.
+  --json           Print JSON for a script.
+  --help           Show this message and exit.
 """
 
 
@@ -103,7 +104,7 @@ def test_train_writes_prompt_checkpoint_and_log_and_shows_the_scores(place, ptun
     code, out, err = ptune("train", place / "recipe.yaml", f"output={tmp_path}/run", "epochs=1")
     assert code == 0
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "checkpoint", "log.jsonl", "prompt"
+        "checkpoint", "log.jsonl", "prompt", "scores.json"
     ]  # fmt: skip
     assert "validation" in out
     assert "test" in out
@@ -128,7 +129,9 @@ def test_seeds_are_trained_side_by_side_and_their_spread_is_shown(place, ptune, 
     command = ("train", place / "recipe.yaml", f"output={tmp_path}/runs", "epochs=1")
     code, out, err = ptune(*command, "--seeds", "0,2")
     assert code == 0
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["seed-0", "seed-2"]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [
+        "scores.json", "seed-0", "seed-2"
+    ]  # fmt: skip
     for word in ("validation", "test", "seed-0", "seed-2", "mean", "deviation"):
         assert word in out
     assert out.count("accuracy") == 2

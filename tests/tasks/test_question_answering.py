@@ -116,7 +116,7 @@ def read_of(backbone, task, examples, prompt):
 def test_a_long_context_becomes_windows_and_the_question_stands_in_each(backbone):
     task = task_of(backbone)
     example = task.examples(ROWS, ANSWERS)[0]
-    question = task.layout.values(ROWS)[0][0]
+    question = task.layout.values(ROWS)[0][0].ids
     assert len(example.sequences) == 3
     for sequence in example.sequences:
         assert sequence.ids[: 5 + len(question)] == (CLS, -1, -2, -3, *question, SEP)

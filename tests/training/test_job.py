@@ -261,7 +261,8 @@ def test_free_text_is_trained_and_generated(backbone):
     ]
     settings = TABLE | {"answer": "text", "label_column": "reply"}
     result = train(backbone, settings, rows, test=rows[:2])
-    assert set(result.scores["test"]) == {"loss", "perplexity", "exact_match"}
+    of_texts = {"exact_match", "rouge1", "rouge2", "rougeL", "bleu"}
+    assert set(result.scores["test"]) == {"loss", "perplexity", *of_texts}
     assert result.prompt.labels == ()
     assert "imbalance" not in result.facts
     assert isinstance(predict(backbone, result.prompt, ["late"])[0].answer, str)

@@ -61,6 +61,7 @@ def test_a_run_that_remembers_is_the_run_that_does_not(tmp_path, name, settings,
         "checkpoint",
         "log.jsonl",
         "prompt",
+        "scores.json",
     ]
 
 
