@@ -14,7 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from ptune.bench.measure import Measured, SideTimes
 from ptune.config import SettingRow
@@ -353,7 +353,7 @@ def _plain(value: object) -> str:
 
 def show_settings(rows: Sequence[SettingRow]) -> None:
     """Every setting: default, range, meaning."""
-    table = Table("setting", "default", "allowed", "meaning")
+    table = Table(Column("setting", no_wrap=True), "default", "allowed", "meaning")
     group = ""
     for row in rows:
         if row.group != group:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 # The columns of their rows, beside the label, where that is not one text.
 COLUMNS = {
+    "ppt_pairs": ("sentence1", "sentence2"),
     "rte_pairs": ("sentence1", "sentence2"),
     "squad_encoder": ("question", "context"),
     "your_choices": ("text", "choice1", "choice2"),
@@ -128,7 +129,10 @@ def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
     for name in names:
         write(tmp_path / f"{name}.{suffix}", labels, 5 * max(2, len(labels)))
     changes = [f"{name}={tmp_path / name}.{suffix}" for name in names]
-    if path.stem == "rte_pairs":  # the small model is a decoder, which joins no two texts
+    if path.stem in (
+        "rte_pairs",
+        "ppt_pairs",
+    ):  # the small model is a decoder, which joins no two texts
         changes.append("template={sentence1} {sentence2}")
     changes += [f"output={tmp_path / 'out'}", "max_steps=1"]
     changes += [f"backbone={backbone_for(recipe, tmp_path / 'model')}"]

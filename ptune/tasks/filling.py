@@ -116,8 +116,9 @@ def filled(shown: TokenSequence, read: int, token: int) -> TokenSequence:
 def with_gap(one: Rendered, masks: int) -> TokenSequence:
     """The row with so many of its masks, which are read.
 
-    >>> with_gap(Rendered((2, 4, 4, 7, 3), (0,) * 5, 3, None, (1, 2), 0), 1)
-    TokenSequence(ids=(2, 4, 7, 3), prompt=0, reads=(1,), shared=2, types=(0, 0, 0, 0), branches=())
+    >>> gap = with_gap(Rendered((2, 4, 4, 7, 3), (0,) * 5, 3, None, (1, 2), 0), 1)
+    >>> gap.ids, gap.reads, gap.shared, gap.types
+    ((2, 4, 7, 3), (1,), 2, (0, 0, 0, 0))
     """
     left_out = set(one.masks[masks:])
     kept = [at for at in range(len(one.ids)) if at not in left_out]
