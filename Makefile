@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/ptune demo
 
 test: .venv/tested check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: .venv/tested
 	$(BIN)/python -m pytest -m slow
