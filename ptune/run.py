@@ -227,11 +227,12 @@ def generate(
     if not backbone.geometry.two_sided:
         return _generated(backbone, prompts, sequences, search)
     # Decoders are not padded: not every one of them can be told where its rows begin.
-    by_length: dict[int, list[int]] = {}
+    alike: dict[tuple[int, int], list[int]] = {}
     for row, sequence in enumerate(sequences):
-        by_length.setdefault(len(sequence.answered.ids), []).append(row)
+        begins = prompts[sequence.prompt].offset
+        alike.setdefault((len(sequence.answered.ids), begins), []).append(row)
     answers: dict[int, list[int]] = {}
-    for rows in by_length.values():
+    for rows in alike.values():
         made = _generated(backbone, prompts, [sequences[row] for row in rows], search)
         answers |= zip(rows, made, strict=True)
     return [answers[row] for row in range(len(sequences))]
@@ -254,7 +255,7 @@ def _generated(
     inputs = {"input_ids": ids, "attention_mask": mask}
     if two_sided:
         inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
-    if any(prompt.offset for prompt in prompts):  # else the model counts as `run` does
+    if not two_sided and any(p.offset for p in prompts):  # else the model counts as `run` does
         first = backbone.geometry.first_position + _offsets(prompts, rows)[:, None]
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + first
     with backbone.injected() as injection, injection.serving(call):

@@ -19,7 +19,8 @@ class PromptTensors:
         vectors: the virtual tokens in the input embeddings; None for a deep prompt alone.
         deep: keys and values by attention site (index into `Geometry.sites`).
         offset: added to the positions of real tokens, in tokens. Zero unless the keys were made at
-            absolute positions of their own, as those of a real text are.
+            absolute positions of their own, as those of a real text are. Of an encoder-decoder it
+            moves the decoder's tokens, and its keys stand right before them.
     """
 
     vectors: Float[Tensor, "slots width"] | None = None

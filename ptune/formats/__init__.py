@@ -5,6 +5,7 @@
     peft_export.py   a prompt -> a PEFT folder with ptune's logits, or the reason why not
     thudm.py         checkpoints of the P-tuning and P-tuning v2 code -> a prompt
     placing.py       flat keys and values -> attention sites, and back; templates; bases
+    two_sided.py     PEFT's prefixes for encoder-decoders
     heads.py         transformers' classification heads -> ptune's, and back
     rotation.py      keys of rotary models, moved to other positions
 

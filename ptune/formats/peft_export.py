@@ -8,6 +8,7 @@ are refused with the reason, so that a folder which is written gives ptune's log
 
 PEFT hands a prefix to the model as a cache, so the text begins at position `n` instead of 0. Keys
 of rotary models are turned on by as much; where positions are learned, nothing makes up for it.
+Of encoder-decoders see `two_sided`.
 """
 
 import inspect
@@ -25,11 +26,13 @@ from ptune.formats.heads import Head, head_to
 from ptune.formats.peft_folder import TASKS, write_peft
 from ptune.formats.placing import warn_of_windows
 from ptune.formats.rotation import moved
+from ptune.formats.two_sided import check_words, decoder_sites, from_decoder
 from ptune.layout import Layout
 from ptune.loading import own_head
 from ptune.prompt import SoftPrompt
 from ptune.tasks import TASKS as BOUND
 from ptune.tasks import TaskOptions, make_task
+from ptune.tasks.seq2seq_lm import TwoSided
 from ptune.template import Template
 from ptune.values import WORDS_FIELD
 
@@ -59,6 +62,7 @@ def export_peft(
         ArtifactError: PEFT cannot say the prompt, or the folder cannot be written.
     """
     prompt.check(backbone.fingerprint, backbone.name, force=force)
+    two_sided = backbone.geometry.two_sided
     task = next((theirs for theirs, ours in TASKS.items() if ours == prompt.task), None)
     if task is None:
         raise ArtifactError(
@@ -69,15 +73,20 @@ def export_peft(
             "The prompt is deep and stands in the text at once, and a prompt of PEFT's is one of "
             f"the two. {KEEP}"
         )
-    config, table = _deep(prompt, backbone) if prompt.deep else _shallow(prompt, backbone)
+    make = (_deep_two_sided if two_sided else _deep) if prompt.deep else _shallow
+    config, table = make(prompt, backbone)
+    slots = len(table)
+    if two_sided and not prompt.deep:
+        # PEFT reserves as many for the decoder, and never reads them.
+        table = torch.cat([table, torch.zeros_like(table)])
     head = _head(prompt, backbone)
     config |= {
         "task_type": task,
         "base_model_name_or_path": backbone.name,
         "revision": prompt.settings.get("revision"),
         "inference_mode": True,
-        "num_virtual_tokens": len(table),
-        "num_transformer_submodules": 1,
+        "num_virtual_tokens": slots,
+        "num_transformer_submodules": 2 if backbone.geometry.two_sided else 1,
         "modules_to_save": sorted({name.split(".")[0] for name in head}) or None,
     }
     tensors = {"prompt_embeddings": table}
@@ -93,6 +102,8 @@ def _shallow(prompt: SoftPrompt, backbone: Backbone) -> tuple[dict[str, Any], Te
             f"The prompt moves the text by {prompt.offset} positions, and PEFT cannot. {KEEP}"
         )
     _check_in_front(prompt, backbone)
+    if backbone.geometry.two_sided:
+        check_words("The exported folder", backbone)
     config = {"peft_type": "PROMPT_TUNING", "token_dim": backbone.geometry.width}
     return config, prompt.vectors
 
@@ -103,6 +114,11 @@ def _check_in_front(prompt: SoftPrompt, backbone: Backbone) -> None:
     fields = Template.parse(prompt.template).fields
     values: dict[str, object] = {n: ["a"] if n == WORDS_FIELD else "a" for n in fields}
     row = layout.render([values])[0].ids
+    if isinstance(layout, TwoSided) and layout.decoder.slots:
+        raise ArtifactError(
+            "The decoder's template has virtual tokens, and PEFT puts them before the encoder's "
+            f"row alone. {KEEP}"
+        )
     slots = tuple(-1 - slot for slot in range(prompt.slots))
     if row[: prompt.slots] == slots and min(row[prompt.slots :], default=0) >= 0:
         return
@@ -153,6 +169,37 @@ def _deep(prompt: SoftPrompt, backbone: Backbone) -> tuple[dict[str, Any], Tenso
         "token_dim": shape.kv_heads * shape.key_dim,
     }
     return config, torch.stack(parts, dim=1).flatten(1)
+
+
+def _deep_two_sided(prompt: SoftPrompt, backbone: Backbone) -> tuple[dict[str, Any], Tensor]:
+    sites = decoder_sites(backbone)
+    slots = {len(keys) for keys, _ in prompt.deep.values()}
+    reason = ""
+    if sorted(prompt.deep) != sites:
+        reason = (
+            f"it stands at the attention sites {', '.join(map(str, sorted(prompt.deep)))}, and "
+            "PEFT's prefixes of an encoder-decoder stand in the self-attention of the decoder, "
+            f"{', '.join(map(str, sites))}"
+        )
+    elif len(slots) > 1:
+        reason = "its sites have prompts of different lengths, and PEFT's are of one"
+    elif slots != {prompt.offset}:
+        reason = (
+            f"with a prefix of PEFT's the decoder's text begins at position {max(slots)}, and the "
+            f"prompt was trained with it at {prompt.offset}, so its answers would change"
+        )
+    if reason:
+        raise ArtifactError(f"The deep prompt cannot be said in PEFT: {reason}. {KEEP}")
+    layers, table = from_decoder(dict(prompt.deep), backbone)
+    shape = backbone.geometry.sites[sites[0]].shape
+    config = {
+        "peft_type": "PREFIX_TUNING",
+        "prefix_projection": False,
+        "num_layers": layers,
+        "num_attention_heads": shape.kv_heads,
+        "token_dim": shape.kv_heads * shape.key_dim,
+    }
+    return config, table
 
 
 def _check_sites(prompt: SoftPrompt, backbone: Backbone) -> None:

@@ -31,6 +31,7 @@ SHALLOW = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
 # PEFT's task -> ptune's.
 TASKS: Mapping[str, str] = {
     "CAUSAL_LM": "causal-lm",
+    "SEQ_2_SEQ_LM": "seq2seq-lm",
     "SEQ_CLS": "sequence-classification",
     "TOKEN_CLS": "token-classification",
     "QUESTION_ANS": "question-answering",

@@ -31,6 +31,7 @@ from ptune.formats.placing import (
     to_vectors,
     warn_of_windows,
 )
+from ptune.formats.two_sided import check_words, to_decoder
 from ptune.prompt import SoftPrompt
 from ptune.tasks import TaskOptions
 from ptune.tasks.options import Problem
@@ -128,11 +129,37 @@ def _tensors(folder: PeftFolder, backbone: Backbone, task_index: int | None) -> 
                 f"{folder.name}: its config says {folder.slots} virtual tokens, and its weights "
                 f"hold {len(table)}. Copy the whole folder again from where it was made."
             )
-        deep = to_sites(folder.name, table, backbone)
+        if backbone.geometry.two_sided:
+            deep = to_decoder(folder.name, table, _layers(folder), backbone)
+        else:
+            deep = to_sites(folder.name, table, backbone)
         return _Tensors(None, deep, offset_of(backbone, folder.slots))
+    if backbone.geometry.two_sided:
+        _check_two_sided(folder, backbone)
     if folder.kind == "MULTITASK_PROMPT_TUNING":
         table = table * _of_task(folder, task_index)
     return _Tensors(to_vectors(folder.name, table, folder.slots, backbone), {}, 0)
+
+
+def _layers(folder: PeftFolder) -> int:
+    layers = folder.config.get("num_layers")
+    if not isinstance(layers, int) or layers < 1:
+        raise ArtifactError(
+            f'{folder.name}: adapter_config.json says "num_layers": {layers!r}, and a prefix of an '
+            "encoder-decoder needs it to be cut. Copy the whole folder again from where it was "
+            "made."
+        )
+    return layers
+
+
+def _check_two_sided(folder: PeftFolder, backbone: Backbone) -> None:
+    check_words(folder.name, backbone)
+    if folder.kind == "MULTITASK_PROMPT_TUNING":
+        raise ArtifactError(
+            f"{folder.name}: PEFT trains a multitask prompt of an encoder-decoder with virtual "
+            "tokens before the decoder's start token, and generates without them, so there are no "
+            "answers of its own to keep. Train it again with task: seq2seq-lm."
+        )
 
 
 def _of_task(folder: PeftFolder, index: int | None) -> Tensor:
@@ -151,7 +178,7 @@ def _of_task(folder: PeftFolder, index: int | None) -> Tensor:
 
 
 def _head(folder: PeftFolder, task: str, backbone: Backbone) -> Head | None:
-    if task == "causal-lm":
+    if task in ("causal-lm", "seq2seq-lm"):
         return None
     return head_from(folder.name, folder.head(), backbone, task)
 

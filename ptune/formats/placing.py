@@ -59,11 +59,12 @@ def to_sites(
 
 def offset_of(backbone: Backbone, slots: int) -> int:
     """Where the text of a model with a prefix in its cache begins."""
-    return slots if "position_ids" in backbone.geometry.takes else 0
+    counted = backbone.geometry.two_sided or "position_ids" in backbone.geometry.takes
+    return slots if counted else 0
 
 
 def to_vectors(
-    name: str, table: Float[Tensor, "slots width"], slots: int, backbone: Backbone
+    name: str, table: Float[Tensor, "rows width"], slots: int, backbone: Backbone
 ) -> Float[Tensor, "slots width"]:
     """Check shallow vectors against the backbone.
 

@@ -232,6 +232,7 @@ def by_rows(
     call: Call = injection.call.on(query.device)
     bank = call.bank(injection.site(module), query.device)
     front_bias = kwargs.pop("front_bias", None)
+    before: Tensor | None = None
     if attention_mask is None:
         raise BackboneError(
             f"{type(module).__name__}: the model gave its attention no mask, so a prompt cannot be "
@@ -241,9 +242,12 @@ def by_rows(
     bias = kwargs.pop("position_bias", None)
     if bias is not None:
         lowest = torch.finfo(bias.dtype).min
+        before, bias = _split(bias, attention_mask.shape[-1])
         attention_mask = torch.where(attention_mask, bias, lowest).to(query.dtype)
     if bank is not None:
-        key, value, attention_mask = _in_front(call, bank, key, value, attention_mask, front_bias)
+        key, value, attention_mask = _in_front(
+            call, bank, key, value, attention_mask, front_bias, before
+        )
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
         kwargs.pop("dropout", None)
         return sdpa_attention_forward(
@@ -255,6 +259,12 @@ def by_rows(
     return answer.transpose(1, 2), None
 
 
+def _split(bias: Tensor, keys: int) -> tuple[Tensor | None, Tensor]:
+    """A bias over the places before the first token, where it has some, and over the keys."""
+    front = bias.shape[-1] - keys
+    return (bias[..., :front] if front else None), bias[..., front:]
+
+
 def _in_front(
     call: Call,
     bank: Bank,
@@ -262,6 +272,7 @@ def _in_front(
     value: Values,
     mask: Tensor,
     front_bias: FrontBias | None,
+    before: Float[Tensor, "one heads tokens places"] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     assert call.rows is not None
     # `generate` repeats every row for its beams or samples, neighbours first.
@@ -275,5 +286,8 @@ def _in_front(
         bias = torch.zeros(shape, dtype=mask.dtype, device=mask.device)
         if front_bias is not None:
             bias = bias + front_bias(bank.place[rows])[:, :, None, :].to(bias)
+        if before is not None:
+            places = (bank.place[rows] + before.shape[-1]).clamp(0, before.shape[-1] - 1)
+            bias = bias + before[0][:, :, places].permute(2, 0, 1, 3).to(bias)
         front = bias.masked_fill(~front, torch.finfo(mask.dtype).min)
     return key, value, torch.cat([front, mask], dim=3)

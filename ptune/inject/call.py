@@ -104,6 +104,14 @@ class Call:
             total += 0 if prompt.vectors is None else len(prompt.vectors)
         return offsets
 
+    @property
+    def moved(self) -> int:
+        """By how much prompts move the decoder's tokens, at most; rows of `generate` all so."""
+        most = max((prompt.offset for prompt in self.prompts), default=0)
+        if not most or self.batch is not None or self.rows is None:
+            return most
+        return self.prompts[int(self.rows[0])].offset
+
     def count(self, module: nn.Module) -> int:
         """How often this module was called before in this pass."""
         before = self.counts.get(id(module), 0)
@@ -173,16 +181,30 @@ class Call:
         # Most models hand the bias of their first layer on to all others; some make one a layer.
         made_of, biased = self._biased.get(key, (None, None))
         if made_of is not by_place or biased is None:
-            biased = _with_bias(self._seen[key], group, by_place)
+            front = self.moved if kind == "decoder" else 0
+            placed = [prompt.offset > 0 for prompt in self.prompts] if front else []
+            biased = _with_bias(self._seen[key], group, by_place, front, placed)
             self._biased[key] = (by_place, biased)
         return biased
 
 
 def _with_bias(
-    seen: Seen, group: Group, by_place: Float[Tensor, "one heads places places"]
+    seen: Seen,
+    group: Group,
+    by_place: Float[Tensor, "one heads places places"],
+    front: int,
+    placed: Sequence[bool],
 ) -> Seen:
-    each = by_place[0][:, group.query_place[:, :, None], group.key_place[:, None, :]]
-    bias = functional.pad(each.transpose(0, 1), (seen.slots, 0))  # a prompt's keys have no place
+    """Look the bias of each pair up; place 0 stands in row and column `front` of the table."""
+    query = (group.query_place + front)[:, :, None]
+    each = by_place[0][:, query, (group.key_place + front)[:, None, :]].transpose(0, 1)
+    bias = functional.pad(each, (seen.slots, 0))  # a prompt's keys have no place
+    if front and seen.slots:
+        # Of prompts that move the text they have; padding points anywhere, and is masked below.
+        at = (seen.key_place[:, : seen.slots] + front).clamp(0, by_place.shape[-1] - 1)
+        has = torch.tensor(placed, device=at.device)[group.prompt][:, None, None, None]
+        own = by_place[0][:, query, at[:, None, :]].transpose(0, 1) * has
+        bias = torch.cat([own, bias[..., seen.slots :]], dim=-1)
     return replace(seen, bias=bias.masked_fill(~seen.allowed[:, None], float("-inf")))
 
 

@@ -88,4 +88,6 @@ class TaskOptions:
 
     def limit(self, backbone: Backbone) -> int:
         """The longest row, in tokens, that the backbone takes with this prompt."""
-        return min(self.max_tokens, backbone.max_tokens - self.offset)
+        # Of an encoder-decoder the decoder is moved, and rows are read by the encoder.
+        offset = 0 if backbone.geometry.two_sided else self.offset
+        return min(self.max_tokens, backbone.max_tokens - offset)

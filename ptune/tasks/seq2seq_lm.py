@@ -57,8 +57,15 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Seq2S
     decoder = Template.parse(options.decoder_template)
     _check_decoder(decoder)
     words = words_of(options)
-    layout = TwoSided(template, decoder, backbone, max_tokens=limit, label_words=words.spelled)
-    room = _room(options, backbone, len(layout.prefix))
+    layout = TwoSided(
+        template,
+        decoder,
+        backbone,
+        max_tokens=limit,
+        label_words=words.spelled,
+        offset=options.offset,
+    )
+    room = _room(options, backbone, options.offset + len(layout.prefix))
     end = backbone.tokenizer.eos_token_id
     return Seq2SeqLM(layout, words, end=end, loss=options.loss, room=room, search=search)
 
@@ -108,12 +115,14 @@ class TwoSided(Layout):
         *,
         max_tokens: int,
         label_words: Sequence[str],
+        offset: int = 0,
     ) -> None:
         tokenizer = backbone.tokenizer
         super().__init__(template.source, template.parts, tokenizer, max_tokens=max_tokens)
         positions = backbone.geometry.max_tokens or max_tokens
-        # One place is the start token's.
-        self.decoder = decoder.bind(tokenizer, max_tokens=positions - 1, label_words=label_words)
+        # One place is the start token's; a prompt that moves the decoder's tokens takes some more.
+        room = positions - 1 - offset
+        self.decoder = decoder.bind(tokenizer, max_tokens=room, label_words=label_words)
         (one,) = self.decoder.render([{}])
         front = (id - self.slots if id < 0 else id for id in one.ids[: one.label_at])
         self.prefix: Ids = (backbone.decoder_start, *front)

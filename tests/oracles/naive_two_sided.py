@@ -19,10 +19,11 @@ class NaiveTwoSided:
 
     Args:
         deep: by kind of attention, one (keys, values) a layer, or None.
+        begins: the decoder's text begins at this position, and its prompt's keys stand before it.
     """
 
-    def __init__(self, model, deep=None):
-        self.model, self.deep = model, deep or {}
+    def __init__(self, model, deep=None, begins=0):
+        self.model, self.deep, self.begins = model, deep or {}, begins
         self.calls = dict.fromkeys(KINDS, 0)
         self.decoding = set(model.get_decoder().modules())
 
@@ -60,7 +61,10 @@ class NaiveTwoSided:
                 extra = [bias(h, j - i) if bias else 0.0 for j in seen]
                 if prompt is not None:
                     keys, values = [*prompt[0][:, h], *keys], [*prompt[1][:, h], *values]
-                    extra = [0.0] * len(prompt[0]) + extra
+                    slots = len(prompt[0])
+                    placed = bias and self.begins and kind == "decoder"
+                    front = [bias(h, s - self.begins - i) if placed else 0.0 for s in range(slots)]
+                    extra = front + extra
                 scores = torch.stack(keys) @ query[0, h, i]
                 scores = scores * (scaling or 1 / math.sqrt(query.shape[-1])) + torch.tensor(extra)
                 out[0, i, h] = torch.softmax(scores, 0) @ torch.stack(values)
@@ -99,13 +103,13 @@ def bucket(ahead, buckets, farthest, *, both):
     return start + min(exact + int(grown), buckets - 1)
 
 
-def decoder_states(model, ids, decoded, deep=None, vectors=None):
+def decoder_states(model, ids, decoded, deep=None, vectors=None, begins=0):
     """Final states of the decoder for one row; id `-1 - s` is the vector `s`."""
-    with torch.no_grad(), NaiveTwoSided(model, deep):
+    with torch.no_grad(), NaiveTwoSided(model, deep, begins):
         encoder, decoder = model.get_encoder(), model.get_decoder()
         with embedded(encoder, ids, vectors) as plain:
             states = encoder(input_ids=plain).last_hidden_state
-        with embedded(decoder, decoded, vectors) as plain:
+        with embedded(decoder, decoded, vectors) as plain, further_on(decoder, begins):
             out = decoder(input_ids=plain, encoder_hidden_states=states, use_cache=False)
     return out.last_hidden_state[0]
 
@@ -124,3 +128,18 @@ def embedded(side, ids, vectors):
         yield plain
     finally:
         handle.remove()
+
+
+@contextmanager
+def further_on(decoder, by):
+    """Rows of the table of positions, so many further on; models with a bias have no table."""
+    table = getattr(decoder, "embed_positions", None)
+    if table is None or not by:
+        yield
+        return
+    before = table.weight.data
+    table.weight.data = before.roll(-by, 0)
+    try:
+        yield
+    finally:
+        table.weight.data = before

@@ -9,6 +9,7 @@ import transformers as hf
 
 CLASSES = {
     "CAUSAL_LM": hf.AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": hf.AutoModelForSeq2SeqLM,
     "SEQ_CLS": hf.AutoModelForSequenceClassification,
     "TOKEN_CLS": hf.AutoModelForTokenClassification,
     "QUESTION_ANS": hf.AutoModelForQuestionAnswering,
