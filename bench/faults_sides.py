@@ -73,6 +73,20 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         num_heads=4,
         decoder_start_token_id=0,
     ),
+    "bart": lambda: hf.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        decoder_start_token_id=3,
+        init_std=0.3,
+    ),
 }
 CLASSES = {
     "CAUSAL_LM": hf.AutoModelForCausalLM,
@@ -171,14 +185,6 @@ def raises(call: Callable[[], Any]) -> Side:
     return {"right": None, "said": "runs; not compared here"}
 
 
-def refused(name: str, task: str) -> Side:
-    try:
-        backbone_of(base(name, task))
-    except PtuneError as error:
-        return {"right": None, "said": f"refused: {_reason(error)}"}
-    return {"right": None, "said": "loads; not measured by this script"}
-
-
 def _reason(error: PtuneError) -> str:
     return str(error).split(": ")[1].split(". ")[0]
 
@@ -203,9 +209,76 @@ def two_prompts(model: Any) -> tuple[Any, list[Tensor]]:
     return made, tables
 
 
-def shown(effect: float) -> Side:
-    said = f"turning the prompt round moves token 6 behind a window of 4 by {effect:.1e}"
-    return {"right": effect > EXACT, "said": said}
+def behind_a_window() -> tuple[Side, Side]:
+    """Token 6 under a window of 4, with the same prefix on both sides and by hand."""
+    from naive_attention import NaiveAttention
+
+    model = base("mistral", "CAUSAL_LM")
+    made = wrapped(model, "X", "CAUSAL_LM")
+    theirs = made(**padded([LONG])).logits[0, -1]
+    backbone = backbone_of(model)
+    heads, dim, _ = backbone.geometry.sites[0].shape
+    table = made.prompt_encoder["default"].embedding.weight.detach()
+    keys, values = table.view(N, 2, heads, dim).unbind(1)
+    deep = {0: KeysValues(keys, values)}
+    last = TokenSequence(LONG, reads=(len(LONG) - 1,))
+    found = ours(backbone, [PromptTensors(deep=deep, offset=N)], [last], "logits")[0]
+    places = torch.arange(N, N + len(LONG))[None]  # PEFT's text begins behind its prefix
+    with NaiveAttention(model, deep):
+        states = model.base_model(input_ids=torch.tensor([LONG]), position_ids=places)
+    right = model.lm_head(states.last_hidden_state[0, -1])
+    what = "prefix, behind a window of 4: "
+    return differs(theirs, right, what), differs(found, right, what)
+
+
+def checkpointed_gradient() -> Side:
+    """The gradient of a prefix on BERT, with checkpointing, beside that by loops without."""
+    from naive_attention import NaiveAttention
+
+    model = base("bert", "TOKEN_CLS")
+    backbone = backbone_of(model)
+    leaves = random_deep(backbone)
+    tensors = [part.requires_grad_() for pair in leaves.values() for part in pair]
+    sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
+    with torch.enable_grad():
+        backbone.gradient_checkpointing = True
+        states = ours(backbone, [PromptTensors(deep=leaves)], [sequence], "states")
+        found = torch.autograd.grad(model.classifier(states).square().sum(), tensors)
+        backbone.gradient_checkpointing = False
+        with NaiveAttention(model, leaves):
+            logits = model(input_ids=torch.tensor([LONG])).logits
+        right = torch.autograd.grad(logits.square().sum(), tensors)
+    flat = [torch.cat([part.flatten() for part in parts]) for parts in (found, right)]
+    size = float(flat[1].abs().max())
+    return differs(flat[0], flat[1], f"largest gradient {size:.1e}, beside that by loops: ")
+
+
+KINDS = ("encoder", "decoder", "cross")
+
+
+def two_sided_by_hand(name: str, kinds: Sequence[str]) -> Side:
+    """A deep prompt at some kinds of sites of an encoder-decoder, beside loops; its gradient."""
+    from naive_two_sided import decoder_states
+
+    model = base(name, "SEQ_2_SEQ_LM")
+    backbone = backbone_of(model)
+    sites = backbone.geometry.sites
+    deep = random_deep(backbone, sites=[at for at, s in enumerate(sites) if s.kind in kinds])
+    by_kind = {
+        kind: [deep.get(at) for at, s in enumerate(sites) if s.kind == kind] for kind in KINDS
+    }
+    decoded = (backbone.decoder_start, *SHORT)
+    both_sides = TokenSequence(
+        LONG, decoder=TokenSequence(decoded, reads=tuple(range(len(decoded))))
+    )
+    tensors = [part.requires_grad_() for pair in deep.values() for part in pair]
+    with torch.enable_grad():
+        found = ours(backbone, [PromptTensors(deep=deep)], [both_sides], "states")
+        gradients = torch.autograd.grad(found.sin().sum(), tensors)
+    dead = float(torch.cat([(one == 0).flatten() for one in gradients]).float().mean())
+    side = differs(found.detach(), decoder_states(model, LONG, decoded, by_kind), f"{name}: ")
+    said = f"{side['said']}, {100 * dead:.0f} % of the prompt gets no gradient"
+    return {"right": side["right"] and dead == 0, "said": said}
 
 
 def random_deep(backbone: Backbone, sign: int = 1, sites: Sequence[int] | None = None) -> Any:

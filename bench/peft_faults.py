@@ -34,6 +34,7 @@ from common import (
 from faults_sides import (
     CLASSES,
     CONFIGS,
+    KINDS,
     LONG,
     SHORT,
     VIRTUAL,
@@ -43,26 +44,26 @@ from faults_sides import (
     alone,
     backbone_of,
     base,
+    behind_a_window,
     both,
+    checkpointed_gradient,
     deep_as_by_hand,
     differs,
     ours,
     padded,
     raises,
-    random_deep,
-    refused,
     row,
     saved_head,
-    shown,
     stepwise,
     two_prompts,
+    two_sided_by_hand,
     vectors_of,
     wrapped,
 )
 from torch import Tensor, nn
 
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.encoders import LSTMEncoder, PrefixEncoder
+from ptune.encoders import LSTMEncoder
 from ptune.inject import Call
 
 # Said below the table: parts of items that no side was measured on.
@@ -122,7 +123,7 @@ def half_dead() -> tuple[Side, Side]:
     gradient = made.prompt_encoder["default"].embedding.weight.grad
     dead = float((gradient == 0).float().mean())
     said = f"{100 * dead:.0f} % of the prefix gets no gradient"
-    return {"right": dead == 0, "said": said}, refused("t5", "SEQ_2_SEQ_LM")
+    return {"right": dead == 0, "said": said}, two_sided_by_hand("t5", kinds=("decoder",))
 
 
 @item("S4", "A prefix on BERT is trained under gradient checkpointing")
@@ -140,20 +141,7 @@ def checkpointing() -> tuple[Side, Side]:
         gradients.append(torch.zeros(1) if gradient is None else gradient)
     size = float(gradients[1].abs().max())
     theirs = {"right": size > 0, "said": f"largest gradient of the prefix: {size:.1e}"}
-    backbone = backbone_of(base("bert", "TOKEN_CLS"))
-    shapes = [site.shape for site in backbone.geometry.sites]
-    found = []
-    for checkpointed in (False, True):
-        backbone.gradient_checkpointing = checkpointed
-        torch.manual_seed(2)
-        encoder = PrefixEncoder(N, shapes)
-        with torch.enable_grad():
-            pairs = dict(enumerate(encoder.split(encoder(torch.arange(N)[None])[0])))
-            prompt = PromptTensors(deep=pairs)
-            sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
-            ours(backbone, [prompt], [sequence], "states").square().sum().backward()
-        found.append(encoder.embedding.grad)
-    return theirs, differs(found[1], found[0], "gradient as without: ")
+    return theirs, checkpointed_gradient()
 
 
 @item("S5", "A saved P-tuning prompt, loaded into the model that trains it, is the same prompt")
@@ -232,23 +220,10 @@ def leaks() -> tuple[Side, Side]:
     packed = made(input_ids=ids, position_ids=places, use_cache=False).logits[0, -1]
     backbone = backbone_of(model)
     found = ours(backbone, [PromptTensors(table)], [row(LONG), row(SHORT)], "logits")[1]
-    window = base("mistral", "CAUSAL_LM")
-    prefixed = wrapped(window, "X", "CAUSAL_LM")
-    seen = []
-    for _ in range(2):
-        seen.append(prefixed(**padded([LONG])).logits[0, -1])
-        prefixed.prompt_encoder["default"].embedding.weight.data.mul_(-1)
-    effect = float((seen[1] - seen[0]).abs().max())
-    backbone = backbone_of(window)
-    last = TokenSequence(LONG, reads=(len(LONG) - 1,))
-    own = []
-    for sign in (1, -1):
-        prompt = PromptTensors(deep=random_deep(backbone, sign))
-        own.append(ours(backbone, [prompt], [last], "logits")[0])
-    ours_effect = float((own[1] - own[0]).abs().max())
+    behind = behind_a_window()
     return (
-        both(differs(packed, right, "packed: "), shown(effect)),
-        both(differs(found, right, "packed: "), shown(ours_effect)),
+        both(differs(packed, right, "packed: "), behind[0]),
+        both(differs(found, right, "packed: "), behind[1]),
     )
 
 
@@ -404,8 +379,8 @@ def encoder_prefix() -> tuple[Side, Side]:
         made.prompt_encoder["default"].embedding.weight.data.mul_(-1)
     moved = float((states[1] - states[0]).abs().max())
     encoder = {"right": moved > 0, "said": f"turning it round moves the encoder by {moved:.1e}"}
-    decoder, own = half_dead()
-    return both(encoder, decoder), own
+    own = [two_sided_by_hand(name, kinds=KINDS) for name in ("t5", "bart")]
+    return both(encoder, half_dead()[0]), both(*own)
 
 
 @item("9", "Deep prompts on models that take no cache: ALBERT, ModernBERT, DeBERTa")
