@@ -346,6 +346,8 @@ def deep_as_by_hand(name: str, sites: Sequence[int] | None = None) -> Side:
     deep = random_deep(backbone, sites=sites)
     sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
     found = ours(backbone, [PromptTensors(deep=deep)], [sequence], "states")
-    with NaiveAttention(model, deep):
+    with NaiveAttention(model, deep) as by_hand:
         right = model.base_model(input_ids=torch.tensor([LONG])).last_hidden_state[0]
+    if not by_hand.layer:  # its attention does not go through the interface
+        return {"right": None, "said": f"{name}: runs; no attention by hand here to compare with"}
     return differs(found, right, f"{name}: ")

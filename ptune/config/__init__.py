@@ -18,7 +18,14 @@ from ptune.config.recipe import (
     settings_table,
 )
 from ptune.config.room import Room
-from ptune.config.rules import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, kind_of, trains_head
+from ptune.config.rules import (
+    ENCODERS_OF,
+    METRICS_OF,
+    OF_TASK,
+    TRAINED_HEAD,
+    kind_of,
+    trains_head,
+)
 from ptune.config.settings.training import HEAD_LR
 from ptune.config.wording import SettingRow
 
@@ -27,6 +34,7 @@ __all__ = [
     "ENCODERS_OF",
     "HEAD_LR",
     "METRICS_OF",
+    "OF_TASK",
     "TRAINED_HEAD",
     "MethodDefaults",
     "Recipe",

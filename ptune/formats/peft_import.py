@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 from torch import Tensor
 
 from ptune.backbone import Backbone
+from ptune.config import OF_TASK
 from ptune.encoders import KeysValues
 from ptune.errors import ArtifactError
 from ptune.formats.heads import Head, head_from
@@ -30,6 +31,7 @@ from ptune.formats.placing import (
     to_sites,
     to_vectors,
     warn_of_windows,
+    without_segments,
 )
 from ptune.formats.two_sided import check_words, to_decoder
 from ptune.prompt import SoftPrompt
@@ -89,6 +91,8 @@ def import_peft(
     settings = _settings(folder, task, problem, labels, head, backbone)
     slots = 0 if parts.vectors is None else folder.slots
     text = template_of(template, task, slots)
+    if spans:
+        text = without_segments(folder.name, text, backbone)
     options = TaskOptions.of(settings, labels=labels, offset=parts.offset)
     check_template(folder.name, text, task, slots, backbone, options)
     if parts.deep:
@@ -211,6 +215,7 @@ def _settings(
 ) -> dict[str, Any]:
     """A recipe's keys, so that the task binds as the folder was trained."""
     settings: dict[str, Any] = {
+        **OF_TASK.get(task, {}),
         "task": task,
         "method": METHODS.get(folder.kind, "prompt-tuning"),
         "problem": problem,

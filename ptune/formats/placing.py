@@ -9,6 +9,7 @@ absolute. (ptune's own prompts leave the text where it is: see `rotation` for th
 """
 
 import logging
+import re
 from pathlib import PurePosixPath
 
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from ptune.backbone import Backbone
 from ptune.encoders import KeysValues
 from ptune.errors import ArtifactError
 from ptune.parts import Soft
+from ptune.spelling import frame
 from ptune.tasks import TASKS, TaskOptions, make_task
 from ptune.template import Template
 
@@ -102,6 +104,29 @@ def template_of(source: str | None, task: str, slots: int) -> str:
     text = source or DEFAULT_TEXT.get(task, "{text}")
     placed = any(isinstance(part, Soft) for part in Template.parse(text).parts)
     return text if placed or not slots else f"{{soft:{slots}}}{{bos}}{text}"
+
+
+def without_segments(name: str, template: str, backbone: Backbone) -> str:
+    """The template of a prompt that was trained without `token_type_ids`: all in one segment.
+
+    The separator is written as text, which gives its ids and no second segment.
+    """
+    pair = frame(backbone.tokenizer, pair=True)
+    typed = pair is not None and any(pair.segments + pair.after.types)
+    if not typed or "token_type_ids" not in backbone.geometry.takes:
+        return template
+    between = list(pair.between.ids) if pair else []
+    said = "".join(backbone.tokenizer.convert_ids_to_tokens(between))
+    same = backbone.tokenizer(said, add_special_tokens=False)["input_ids"] == between
+    log.warning(
+        "%s: PEFT leaves token_type_ids out of question answering, so the prompt was trained with "
+        "question and context in one segment. %s",
+        name,
+        f"The imported prompt keeps it: its template has {said} for {{sep}}."
+        if same
+        else "Its answers differ from PEFT's.",
+    )
+    return re.sub(r"(?<!{)\{sep\}", lambda _: said, template) if same else template
 
 
 def check_template(

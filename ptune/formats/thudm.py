@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ptune.artifact import few, first_line
 from ptune.backbone import Backbone
+from ptune.config import OF_TASK
 from ptune.encoders import KeysValues
 from ptune.errors import ArtifactError, ConfigError
 from ptune.formats.heads import Head, head_from
@@ -238,6 +239,7 @@ def _labels(
 
 def _settings(found: _Found, task: str, problem: Problem, head: Head | None) -> dict[str, Any]:
     settings: dict[str, Any] = {
+        **OF_TASK.get(task, {}),
         "task": task,
         "method": "p-tuning-v2" if found.deep else "p-tuning",
         "problem": problem,

@@ -97,6 +97,59 @@ def test_p_tuning_v2_says_what_the_authors_model_says(tmp_path, projection, with
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
+def bert_and(module_of, task, tmp_path):
+    """A model of the authors' on a BERT, its file, and a backbone of the same numbers."""
+    torch.manual_seed(5)
+    module = module_of(oracle.base("bert", task).bert).eval()
+    file = written(tmp_path, module.state_dict(), "pytorch_model.bin")
+    return module, file, Backbone.load(oracle.base("bert", task), tokenizer=tiny.tokenizer())
+
+
+@torch.no_grad()
+def head_says(backbone, prompt, ids, types=()):
+    head = ClassificationHead(32, 2, form=prompt.settings["head_form"])
+    head.load_state_dict(dict(prompt.head))
+    reads = tuple(range(len(ids)))
+    batch = backbone.pack([TokenSequence(ids, reads=reads, types=types)])
+    return head(run(backbone, [prompt.tensors()], batch))
+
+
+@pytest.mark.parametrize("projection", [None, 16])
+def test_p_tuning_v2_tags_as_the_authors_model_does(tmp_path, projection):
+    module, file, backbone = bert_and(
+        lambda bert: thudm.BertPrefixForTokenClassification(bert, 4, 2, projection),
+        "TOKEN_CLS",
+        tmp_path,
+    )
+    prompt = import_thudm(file, backbone, task="token-classification", labels=("O", "B-X"))
+    assert (prompt.template, prompt.labels) == ("{tokens}", ("O", "B-X"))
+    with torch.no_grad():
+        wanted = module(torch.tensor([oracle.IDS]))[0]
+    assert torch.allclose(head_says(backbone, prompt, oracle.IDS), wanted, atol=1e-5)
+    words = backbone.tokenizer.convert_ids_to_tokens(oracle.IDS)
+    (found,) = backbone.predict([{"tokens": words}], prompt)
+    assert list(found.answer) == [("O", "B-X")[label] for label in wanted.argmax(-1)]
+
+
+@pytest.mark.parametrize("projection", [None, 16])
+def test_p_tuning_v2_finds_answers_as_the_authors_model_does(tmp_path, projection):
+    module, file, backbone = bert_and(
+        lambda bert: thudm.BertPrefixModelForQuestionAnswering(bert, 4, projection),
+        "QUESTION_ANS",
+        tmp_path,
+    )
+    more = {"task": "question-answering", "template": "{question} : {context}"}
+    prompt = import_thudm(file, backbone, **more)
+    assert prompt.settings["label_column"] == "answers"  # as `ptune evaluate` reads rows
+    types = (0, 0, 1, 1, 1)
+    with torch.no_grad():
+        wanted = module(torch.tensor([oracle.IDS]), token_type_ids=torch.tensor([types]))[0]
+        other = module(torch.tensor([oracle.IDS]))[0]
+    found = head_says(backbone, prompt, oracle.IDS, types)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert not torch.allclose(wanted, other, atol=1e-2)  # the authors' code has segments
+
+
 def refusal(*args, kind=ArtifactError, **kwargs):
     with pytest.raises(kind) as error:
         imported(*args, **kwargs)

@@ -70,19 +70,18 @@ class PrefixEncoder(nn.Module):
         return self.trans(embedded) if hasattr(self, "trans") else embedded
 
 
-class BertPrefixForSequenceClassification(nn.Module):
-    """P-tuning v2's model: prefix as `past_key_values`, pooler, classifier."""
+class _BertWithPrefix(nn.Module):
+    """P-tuning v2's models: prefix as `past_key_values`, and a head of their own name."""
 
-    def __init__(self, bert, slots, labels, projection=None):
+    def __init__(self, bert, slots, projection=None):
         super().__init__()
         config = bert.config
         self.heads, self.width = config.num_attention_heads, config.hidden_size
         self.layers, self.slots = config.num_hidden_layers, slots
         self.bert = bert
         self.prefix_encoder = PrefixEncoder(slots, self.layers, self.width, projection)
-        self.classifier = nn.Linear(self.width, labels)
 
-    def forward(self, ids):
+    def run(self, ids, **more):
         from transformers import DynamicCache
 
         past = self.prefix_encoder(len(ids)).view(
@@ -90,5 +89,38 @@ class BertPrefixForSequenceClassification(nn.Module):
         )
         past = past.permute([2, 0, 3, 1, 4]).split(2)
         mask = torch.ones(len(ids), self.slots + ids.shape[1])
-        output = self.bert(ids, attention_mask=mask, past_key_values=DynamicCache(past))
-        return self.classifier(output.pooler_output)
+        cache = DynamicCache(past)
+        return self.bert(ids, attention_mask=mask, past_key_values=cache, **more)
+
+
+class BertPrefixForSequenceClassification(_BertWithPrefix):
+    """Pooler, classifier."""
+
+    def __init__(self, bert, slots, labels, projection=None):
+        super().__init__(bert, slots, projection)
+        self.classifier = nn.Linear(self.width, labels)
+
+    def forward(self, ids):
+        return self.classifier(self.run(ids).pooler_output)
+
+
+class BertPrefixForTokenClassification(_BertWithPrefix):
+    """A classifier of every token."""
+
+    def __init__(self, bert, slots, labels, projection=None):
+        super().__init__(bert, slots, projection)
+        self.classifier = nn.Linear(self.width, labels)
+
+    def forward(self, ids, **more):
+        return self.classifier(self.run(ids, **more).last_hidden_state)
+
+
+class BertPrefixModelForQuestionAnswering(_BertWithPrefix):
+    """Where an answer starts and ends."""
+
+    def __init__(self, bert, slots, projection=None):
+        super().__init__(bert, slots, projection)
+        self.qa_outputs = nn.Linear(self.width, 2)
+
+    def forward(self, ids, **more):
+        return self.qa_outputs(self.run(ids, **more).last_hidden_state)
