@@ -233,6 +233,14 @@ def test_a_folder_gives_the_same_in_peft(tmp_path, name, make, layers):
     assert_same(ours(backbone, prompt), found)
 
 
+def test_a_t5_of_narrow_heads_tells_peft_their_width(tmp_path):
+    backbone = tiny.backbone("t5")
+    prompt = deep_prompt(backbone)
+    export_peft(prompt, backbone, tmp_path / "peft")
+    found = theirs(oracle.loaded(tiny.model("t5"), tmp_path / "peft"), backbone)
+    assert_same(ours(backbone, prompt), found)
+
+
 @pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
 def test_there_and_back_again_keeps_what_peft_reads(tmp_path, kind):
     folder, backbone, wanted = saved(tmp_path, base("t5"), kind)
