@@ -8,6 +8,7 @@ import tiny
 import torch
 from oracles import peft_models as oracle
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM
 
 from ptune.api import Backbone
 from ptune.batch import TokenSequence
@@ -140,7 +141,12 @@ def test_a_masked_language_model_lends_the_pooler_of_its_files(tmp_path):
     config = json.loads((tmp_path / "model/config.json").read_text())
     config["architectures"] = ["BertForMaskedLM"]
     (tmp_path / "model/config.json").write_text(json.dumps(config))
+    words = BertForMaskedLM(BertConfig.from_dict(config)).state_dict()
+    head = {name: value.clone() for name, value in words.items() if name.startswith("cls.")}
+    file = tmp_path / "model/model.safetensors"
+    save_file(load_file(file) | head, file, metadata={"format": "pt"})
     backbone = Backbone.load(tmp_path / "model", tokenizer=tiny.tokenizer())
+    assert backbone.has_lm_head
     assert backbone.body.pooler is None
     assert_same(backbone, import_peft(tmp_path / "peft", backbone), wanted)
 
