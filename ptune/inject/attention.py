@@ -240,8 +240,7 @@ def by_rows(
         )
     bias = kwargs.pop("position_bias", None)
     if bias is not None:
-        lowest = torch.finfo(bias.dtype).min
-        attention_mask = torch.where(attention_mask, bias, lowest).to(query.dtype)
+        attention_mask = _plus(bias, attention_mask).to(query.dtype)
     if bank is not None:
         key, value, attention_mask = _in_front(call, bank, key, value, attention_mask, front_bias)
     if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
@@ -253,6 +252,13 @@ def by_rows(
         query, key, value, attention_mask, scaling, kwargs.get("softcap"), kwargs.get("s_aux")
     )
     return answer.transpose(1, 2), None
+
+
+def _plus(bias: Tensor, mask: Tensor) -> Tensor:
+    """A bias on the scores, and the mask in it: of the model's masks some are such biases, too."""
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias, torch.finfo(bias.dtype).min)
+    return bias + mask
 
 
 def _in_front(
