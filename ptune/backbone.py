@@ -107,8 +107,7 @@ class Backbone:
 
         Args:
             source: hub name, local folder, "ptune-tiny" (the model that travels with ptune), or a
-                model in memory, with a trained LoRA of PEFT's or without (then give its tokenizer
-                too, and none of the options of loading).
+                model in memory, with PEFT's LoRA or without (then its tokenizer and no options).
             dtype: "auto" is float32 on a CPU and the stored one elsewhere.
             device: "auto" takes a GPU where there is one.
             trust_remote_code: run code that comes with the model. Off unless asked.
