@@ -82,7 +82,8 @@ def _checked(name: str, wrapped: Any, decoder: bool) -> str:
     outputs = _read(wrapped, long[None], torch.ones(1, LONG, dtype=torch.long))
     trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
     grads = torch.autograd.grad(outputs.sin().sum(), trained, allow_unused=True)
-    if any(g is None or (g != 0).float().mean() < 0.5 for g in grads):
+    # Of an encoder-decoder's prefix it may be exactly the half of one tensor that gets none.
+    if any(g is None or (g != 0).float().mean() <= 0.5 for g in grads):
         wrong.append("no gradient in part")
     with torch.no_grad():
         alone = _read(wrapped, short[None], torch.ones(1, SHORT, dtype=torch.long))[0]

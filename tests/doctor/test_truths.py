@@ -9,8 +9,9 @@ import torch
 import transformers as hf
 
 from ptune.backbone import Backbone
-from ptune.doctor import examine, truths
+from ptune.doctor import examine, small, truths
 from ptune.doctor.patient import Patient
+from ptune.errors import ArchitectureError
 from ptune.inject import attention, call, session
 from ptune.inject.embedding import EmbeddingHooks
 
@@ -274,3 +275,17 @@ def test_a_prompt_that_the_decoder_loses_while_it_generates_breaks_generate(monk
     assert outcome(truths.generating, b) == "holds"
     monkeypatch.setattr(attention, "_in_front", lost)
     assert outcome(truths.generating, b) == "broken"
+
+
+@pytest.mark.parametrize("kind", ["SwitchTransformersConfig", "NllbMoeConfig", "M2M100Config"])
+def test_kin_of_t5_and_bart_with_experts_or_positions_from_ids_answer_rightly(kind):
+    model = small.model_of(getattr(hf, kind)(), kind)
+    b = Backbone.load(model, tokenizer=small.Ids(model.config))
+    report = examine(b, chosen=[truths.shallow, truths.deep, truths.generating])
+    assert {found.outcome for found in report.findings} == {"holds"}
+
+
+def test_an_encoder_decoder_that_hides_its_embeddings_is_refused_with_a_sentence():
+    model = small.model_of(hf.FSMTConfig(), "fsmt")
+    with pytest.raises(ArchitectureError, match="two sides do not say which modules their input"):
+        Backbone.load(model, tokenizer=small.Ids(model.config))
