@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from common import Line, machine, markdown, options, read_lines, require_peft, write_line
-from families import DECODERS, FAMILIES, make
+from families import DECODERS, FAMILIES, TWO_SIDED, make
 
 from ptune.backbone import Backbone
 from ptune.doctor import Finding, examine
@@ -26,6 +26,8 @@ from ptune.doctor.small import Ids
 from ptune.errors import PtuneError
 
 LONG, SHORT, SLOTS = 11, 5, 3
+# What a decoder reads of an encoder-decoder, in tokens.
+SAID = 4
 # The largest difference of numbers of size 1 that is rounding.
 ROUNDING = 1e-4
 METHODS = ("PROMPT_TUNING", "PREFIX_TUNING")
@@ -49,7 +51,9 @@ def of_peft(name: str, method: str) -> str:
     base = make(name)
     kind = PromptTuningConfig if method == "PROMPT_TUNING" else PrefixTuningConfig
     task = TaskType.CAUSAL_LM if decoder else TaskType.FEATURE_EXTRACTION
-    body = base if decoder else base.base_model
+    if name in TWO_SIDED:
+        task = TaskType.SEQ_2_SEQ_LM
+    body = _alone(name, base)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -65,6 +69,11 @@ def of_peft(name: str, method: str) -> str:
         return f"fails: {type(error).__name__}: {first}"[:110]
 
 
+def _alone(name: str, base: Any) -> Any:
+    """What PEFT is put around: the whole model, or of an encoder the model without its head."""
+    return base if name in DECODERS or name in TWO_SIDED else base.base_model
+
+
 def _checked(name: str, wrapped: Any, decoder: bool) -> str:
     torch.manual_seed(1)
     long = torch.randint(8, 90, (LONG,))
@@ -73,7 +82,8 @@ def _checked(name: str, wrapped: Any, decoder: bool) -> str:
     outputs = _read(wrapped, long[None], torch.ones(1, LONG, dtype=torch.long))
     trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
     grads = torch.autograd.grad(outputs.sin().sum(), trained, allow_unused=True)
-    if any(g is None or (g != 0).float().mean() < 0.5 for g in grads):
+    # Of an encoder-decoder's prefix it may be exactly the half of one tensor that gets none.
+    if any(g is None or (g != 0).float().mean() <= 0.5 for g in grads):
         wrong.append("no gradient in part")
     with torch.no_grad():
         alone = _read(wrapped, short[None], torch.ones(1, SHORT, dtype=torch.long))[0]
@@ -81,28 +91,30 @@ def _checked(name: str, wrapped: Any, decoder: bool) -> str:
         for side in sides:
             far = _padded(wrapped, short, long, side, alone)
             if far > ROUNDING:
-                too = _also_of(make(name), decoder, short, long, side)
+                too = _also_of(_alone(name, make(name)), short, long, side)
                 wrong.append(f"{side}-padded row differs by {far:.2g}{too}")
-        blind = _blind(wrapped, long, trained)
+        blind, positions = _blind(wrapped, long, trained)
         if blind:
-            wrong.append(f"{blind} of {LONG} positions do not see the prompt")
+            wrong.append(f"{blind} of {positions} positions do not see the prompt")
     return "; ".join(wrong) or "right"
 
 
 def _read(
     wrapped: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Logits or states at the row's own tokens."""
+    """Logits or states at the row's own tokens; of an encoder-decoder at what its decoder reads."""
     named = {} if positions is None else {"position_ids": positions}
+    if wrapped.config.is_encoder_decoder:
+        said = torch.arange(11, 11 + SAID).expand(len(ids), SAID)
+        return wrapped(input_ids=ids, attention_mask=mask, decoder_input_ids=said).logits
     answer = wrapped(input_ids=ids, attention_mask=mask, **named)
     states = answer.logits if hasattr(answer, "logits") else answer.last_hidden_state
     found: torch.Tensor = states[:, -ids.shape[1] :]
     return found
 
 
-def _also_of(base: Any, decoder: bool, short: torch.Tensor, long: torch.Tensor, side: str) -> str:
+def _also_of(model: Any, short: torch.Tensor, long: torch.Tensor, side: str) -> str:
     """What the model alone does there: a difference of its own is none of PEFT's."""
-    model = base if decoder else base.base_model
     alone = _read(model, short[None], torch.ones(1, SHORT, dtype=torch.long))[0]
     return (
         " (so does the model alone)" if _padded(model, short, long, side, alone) > ROUNDING else ""
@@ -124,17 +136,19 @@ def _padded(
         states = _read(wrapped, ids, mask, positions)[0]
     except TypeError:  # a model without the argument
         states = _read(wrapped, ids, mask)[0]
-    return float((states[real.bool()] - alone).abs().max())
+    if not wrapped.config.is_encoder_decoder:  # there the padding is on the other side
+        states = states[real.bool()]
+    return float((states - alone).abs().max())
 
 
-def _blind(wrapped: Any, ids: torch.Tensor, trained: Sequence[torch.Tensor]) -> int:
-    """How many positions say the same when the prompt is another one."""
+def _blind(wrapped: Any, ids: torch.Tensor, trained: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """How many positions say the same when the prompt is another one, and of how many."""
     mask = torch.ones(1, LONG, dtype=torch.long)
     before = _read(wrapped, ids[None], mask)[0]
     for weight in trained:
         weight.mul_(-1)
     after = _read(wrapped, ids[None], mask)[0]
-    return int(((after - before).abs().amax(dim=1) == 0).sum())
+    return int(((after - before).abs().amax(dim=1) == 0).sum()), len(after)
 
 
 # What the columns of the table are, and which truths of the doctor each of them joins.
@@ -167,7 +181,8 @@ def _row(line: Line) -> list[str]:
     sites = sum(len(kind["sites"]) for kind in ptune["sites"])
     cells = [_cell([findings[t] for t in truths if t in findings]) for truths in COLUMNS.values()]
     layout = ptune["batches"].partition(":")[0]
-    reach = f"{sites} of {ptune['layers']}, {layout}"
+    link = "in" if line["family"] in TWO_SIDED else "of"  # a decoder's layer has two sites
+    reach = f"{sites} {link} {ptune['layers']}, {layout}"
     return [line["family"], reach, *cells, *(line["peft"][method] for method in METHODS)]
 
 

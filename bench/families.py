@@ -290,7 +290,50 @@ BODIES: dict[str, Config] = {
         d_inner=48,
     ),
 }
-FAMILIES = DECODERS | ENCODERS | BODIES
+# Encoder-decoders. As published: all heads together are as wide as the states in T5, and narrower
+# in T5 v1.1 and mT5 (their small ones).
+T5: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 10,
+    "pad_token_id": 0,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 0,
+}
+BART: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 3,
+    "init_std": 0.3,
+}
+TWO_SIDED: dict[str, Config] = {
+    "t5": _small("T5Config", T5),
+    "t5 (v1.1, gated)": _small(
+        "T5Config", T5, d_kv=6, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    ),
+    "mt5": _small("MT5Config", T5, d_kv=6),
+    "bart": _small("BartConfig", BART),
+    "mbart": _small("MBartConfig", BART, scale_embedding=True),
+    "pegasus": _small("PegasusConfig", BART, scale_embedding=True),
+    "marian": _small("MarianConfig", BART, scale_embedding=True),
+}
+FAMILIES = DECODERS | ENCODERS | BODIES | TWO_SIDED
 
 
 def make(name: str, seed: int = 0) -> Any:
@@ -299,4 +342,6 @@ def make(name: str, seed: int = 0) -> Any:
     kind = hf.AutoModelForCausalLM
     if name not in DECODERS:
         kind = hf.AutoModelForMaskedLM if name in ENCODERS else hf.AutoModel
+    if name in TWO_SIDED:
+        kind = hf.AutoModelForSeq2SeqLM
     return kind.from_config(FAMILIES[name]()).float().eval()

@@ -45,11 +45,14 @@ from ptune.loading import (
     DeviceMap,
     Place,
     Pooling,
+    adapters_of,
     cannot_load,
     finish_int8,
     pretrained,
     quiet,
     trained_pooling,
+    with_softcap,
+    within,
 )
 
 # Values of each weight that enter the fingerprint: enough to tell a fine-tuned copy from its
@@ -70,7 +73,7 @@ class Backbone:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, name: str, *, pooling: Pooling | None = None
     ) -> None:
-        self.model = _with_softcap(model.requires_grad_(False).eval())
+        self.model = with_softcap(model.requires_grad_(False).eval())
         self.tokenizer = tokenizer
         self.name = name
         self.geometry: Geometry = probe(self.body)
@@ -104,7 +107,7 @@ class Backbone:
 
         Args:
             source: hub name, local folder, "ptune-tiny" (the model that travels with ptune), or a
-                model in memory (then give its tokenizer too, and none of the options of loading).
+                model in memory, with PEFT's LoRA or without (then its tokenizer and no options).
             dtype: "auto" is float32 on a CPU and the stored one elsewhere.
             device: "auto" takes a GPU where there is one.
             trust_remote_code: run code that comes with the model. Off unless asked.
@@ -119,7 +122,7 @@ class Backbone:
         place = Place(device, dtype, device_map, offload_folder, quantization, to_be_sharded)
         if isinstance(source, nn.Module):
             given = [*place.given(), *(["revision"] if revision is not None else [])]
-            return cls._of_object(source, tokenizer, given)
+            return cls._of_object(within(source), tokenizer, given)
         place.check()
         folder = resolve(str(source))
         options: dict[str, Any] = {
@@ -185,7 +188,7 @@ class Backbone:
         return self._embedding.weight.dtype
 
     @property
-    def _embedding(self) -> nn.Embedding:
+    def _embedding(self) -> Any:
         return input_embeddings(self.model)[0]
 
     @property
@@ -208,6 +211,8 @@ class Backbone:
     @property
     def layers(self) -> int | None:
         """How many layers it has, with attention or without; None where its config is silent."""
+        if self.geometry.two_sided:
+            return len(self._layers)  # one count would be that of one side
         count = getattr(self.body.config.get_text_config(), "num_hidden_layers", None)
         return count if isinstance(count, int) else None
 
@@ -353,7 +358,8 @@ class Backbone:
         """Hashes by which a prompt knows its backbone.
 
         `architecture`: names and shapes of the body's weights. `weights`: a sample of each, rounded
-        to bfloat16, so that float32 and bfloat16 copies of a model agree. `tokenizer`: its
+        to bfloat16, so that float32 and bfloat16 copies of a model agree; and which of PEFT's
+        adapters are in force. `tokenizer`: its
         vocabulary and special tokens.
         """
         shapes, values = hashlib.sha256(), hashlib.sha256()
@@ -362,6 +368,8 @@ class Backbone:
             weight = _weight(self.body, name)
             shapes.update(f"{name}{tuple(weight.shape)}".encode())
             values.update(_sample(weight))
+        for name, adapters in adapters_of(self.body).items():
+            values.update(f"{name} {adapters}".encode())
         words = json.dumps(
             [sorted(self.tokenizer.get_vocab().items()), self._special_tokens()],
             ensure_ascii=False,
@@ -389,11 +397,3 @@ def _sample(weight: Tensor) -> bytes:
     step = max(1, len(flat) // SAMPLES_PER_WEIGHT)
     picked = flat[::step][:SAMPLES_PER_WEIGHT].to("cpu", torch.bfloat16).contiguous()
     return bytes(picked.view(torch.uint8).tolist())
-
-
-def _with_softcap(model: PreTrainedModel) -> PreTrainedModel:
-    """transformers 5.17 runs Gemma 2 with SDPA, which drops its soft-cap; later ones do as here."""
-    config = model.config
-    if getattr(config, "attn_logit_softcapping", None) and config._attn_implementation == "sdpa":
-        model.set_attn_implementation("eager")
-    return model

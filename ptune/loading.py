@@ -119,6 +119,48 @@ def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrai
     return model if stays else model.to(device)
 
 
+def with_softcap(model: PreTrainedModel) -> PreTrainedModel:
+    """transformers 5.17 runs Gemma 2 with SDPA, which drops its soft-cap; later ones do as here."""
+    config = model.config
+    if getattr(config, "attn_logit_softcapping", None) and config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
+    return model
+
+
+def within(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers in what PEFT puts around it; trained LoRA layers stay in it.
+
+    Raises:
+        BackboneError: it is no model of transformers, or its wrapping is a soft prompt of PEFT's,
+            which would be lost.
+    """
+    inner: Any = model
+    if not isinstance(model, PreTrainedModel) and hasattr(model, "peft_config"):
+        if any(config.is_prompt_learning for config in inner.peft_config.values()):
+            raise BackboneError(
+                "The model carries a soft prompt of PEFT's, which a backbone has no place for. "
+                "Load the model without it, and the prompt's folder with `ptune import`."
+            )
+        inner = inner.get_base_model()
+    if isinstance(inner, PreTrainedModel):
+        return inner
+    raise BackboneError(
+        f"{type(model).__name__} is no model of transformers. Give a PreTrainedModel, or PEFT's "
+        "PeftModel around one."
+    )
+
+
+def adapters_of(model: nn.Module) -> dict[str, str]:
+    """Which of PEFT's adapters are in force in which module: weights alone do not say it."""
+    found = {}
+    for name, module in model.named_modules():
+        active: Any = getattr(module, "active_adapters", None)
+        if isinstance(active, list):  # a method of the same name is transformers' own
+            off, merged = (getattr(module, key, None) for key in ("disable_adapters", "merged"))
+            found[name] = f"{sorted(active)} off={off} merged={merged}"
+    return found
+
+
 def finish_int8(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Bring a model whose layers are int8 now to its device; what is left computes in `dtype`."""
     device = named_device(place.device)

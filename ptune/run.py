@@ -283,6 +283,8 @@ _PLAIN = {
     "early_stopping": False,
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
+    "output_attentions": False,
+    "return_dict_in_generate": False,
 }
 
 

@@ -6,8 +6,9 @@ import torch
 
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
+from ptune.errors import BackboneError
 from ptune.inject import Call
-from ptune.run import _with_virtual_ids, run
+from ptune.run import _with_virtual_ids, generate, run
 
 ROWS = ((-1, -2, 12, 40, 33, 17, 25, 61, 8, 90, 54), (12, 77, 5))
 NEW = 5
@@ -89,3 +90,30 @@ def test_repetition_is_punished_among_real_tokens_though_the_row_has_virtual_one
         logits[b.tokenizer.eos_token_id] = -torch.inf  # `min_new_tokens`
         assert int(logits.argmax()) == token
         ids += (token,)
+
+
+def test_an_assistant_model_is_refused_where_rows_have_virtual_tokens():
+    b, small = tiny.backbone("llama"), tiny.model("llama", seed=1)
+    with pytest.raises(BackboneError, match=r"does not know virtual tokens.*lookup_num_tokens"):
+        generated(b, [0], assistant_model=small)
+    # With a deep prompt it may guess: what it guesses wrongly is not said.
+    assert generated(b, [1], assistant_model=small) == generated(b, [1])
+    assert "generate" not in b.model.__dict__
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_attention_weights_are_refused_and_not_given_empty(name):
+    b = tiny.backbone(name)
+    with pytest.raises(BackboneError, match=r"ptune's attention keeps none. Leave output_att"):
+        generated(b, output_attentions=True, return_dict_in_generate=True)
+    row = torch.tensor([[12, 40]])
+    assert len(b.model(input_ids=row, output_attentions=True).attentions) in (0, 3)  # its own again
+
+
+def test_a_models_own_wish_for_weights_and_dictionaries_does_not_reach_answers():
+    b = tiny.backbone("llama")
+    rows = [TokenSequence(ROWS[0])]
+    before = generate(b, prompts_of(b)[:1], rows, max_new_tokens=NEW)
+    b.model.generation_config.output_attentions = True
+    b.model.generation_config.return_dict_in_generate = True
+    assert generate(b, prompts_of(b)[:1], rows, max_new_tokens=NEW) == before

@@ -77,7 +77,7 @@ def _sites(report: Any) -> Table:
     for kind in report.sites:
         table.add_row(
             ranges(kind.sites),
-            "causal" if kind.causal else "both ways",
+            "cross" if kind.kind == "cross" else "causal" if kind.causal else "both ways",
             str(kind.kv_heads),
             str(kind.key_dim),
             str(kind.value_dim),

@@ -11,7 +11,7 @@ from torch import nn
 
 from ptune.backbone import Backbone
 from ptune.doctor import truths
-from ptune.doctor.finding import NOT_HERE, Finding, Report, SiteKind
+from ptune.doctor.finding import Finding, Report, SiteKind
 from ptune.doctor.patient import Patient
 from ptune.errors import BackboneError
 
@@ -24,10 +24,7 @@ def examine(backbone: Backbone, *, chosen: Sequence[truths.Truth] = truths.ALL) 
     Returns:
         What was found. Nothing is raised for a truth that does not hold.
     """
-    if backbone.body.config.is_encoder_decoder:
-        findings = [Finding("any prompt", "not examined", NOT_HERE)]
-    else:
-        findings = _tried_all(backbone, chosen)
+    findings = _tried_all(backbone, chosen)
     return Report(
         model=backbone.name,
         family=type(backbone.model).__name__,
@@ -105,11 +102,12 @@ def _kinds(backbone: Backbone) -> tuple[SiteKind, ...]:
     kinds: dict[tuple[object, ...], list[int]] = {}
     sites = backbone.geometry.sites
     for number, site in enumerate(sites):
-        kinds.setdefault((site.causal, site.shape, site.window), []).append(number)
+        kinds.setdefault((site.kind, site.causal, site.shape, site.window), []).append(number)
     first = [(numbers, sites[numbers[0]]) for numbers in kinds.values()]
     return tuple(
         SiteKind(
             sites=tuple(numbers),
+            kind=site.kind,
             causal=site.causal,
             kv_heads=site.shape.kv_heads,
             key_dim=site.shape.key_dim,

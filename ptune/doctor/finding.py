@@ -8,9 +8,6 @@ Strings and numbers alone: nothing here knows torch.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# The truths have decoders and encoders in mind; models with both need their own.
-NOT_HERE = "an encoder-decoder model is not examined here."
-
 Outcome = Literal["holds", "broken", "refused", "not examined"]
 
 
@@ -37,10 +34,12 @@ class SiteKind:
 
     Args:
         sites: their numbers, in call order.
+        kind: an encoder's, a decoder's, or that of a decoder to an encoder's states ("cross").
         window: how many tokens back a query sees; None without a limit.
     """
 
     sites: tuple[int, ...]
+    kind: str
     causal: bool
     kv_heads: int
     key_dim: int

@@ -3,7 +3,8 @@
 Everything is drawn from one seed: two examinations of a model say the same.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -91,18 +92,57 @@ class Patient:
 
     @property
     def placed(self) -> tuple[int, ...]:
-        """The long row with virtual tokens at its start, inside, and again inside."""
+        """The long row with virtual tokens at its start, inside, and at its end."""
         return (-1, *self.long[:4], -2, *self.long[4:], -3)
 
-    def states(self, ids: tuple[int, ...], prompt: PromptTensors) -> Tensor:
-        """What ptune computes of one row, at all of its tokens."""
-        row = TokenSequence(ids, reads=tuple(range(len(ids))))
-        return run(self.backbone, [prompt], self.backbone.pack([row]))
+    @property
+    def two_sided(self) -> bool:
+        """Whether it is an encoder-decoder."""
+        return self.backbone.geometry.two_sided
 
-    def likely(self, ids: tuple[int, ...], prompt: PromptTensors) -> Tensor:
-        """The logits at all tokens of one row."""
-        row = TokenSequence(ids, reads=tuple(range(len(ids))))
-        return run(self.backbone, [prompt], self.backbone.pack([row]), read="logits")
+    def row(
+        self,
+        ids: tuple[int, ...],
+        prompt: int = 0,
+        *,
+        reads: tuple[int, ...] | None = None,
+        shared: int = 0,
+    ) -> TokenSequence:
+        """A row of these ids. The decoder of an encoder-decoder reads them backwards.
+
+        (So it meets the same virtual tokens, in other places, and is longer by its start.)
+
+        Args:
+            reads: offsets that are read, of a decoder into its own ids; all by default.
+        """
+        said = (self.backbone.decoder_start, *ids[::-1]) if self.two_sided else ids
+        reads = tuple(range(len(said))) if reads is None else reads
+        if not self.two_sided:
+            return TokenSequence(ids, prompt, reads, shared)
+        return TokenSequence(ids, prompt, decoder=TokenSequence(said, prompt, reads))
+
+    def to_answer(
+        self, ids: tuple[int, ...], prompt: int = 0, said: tuple[int, ...] = ()
+    ) -> TokenSequence:
+        """A row to be continued: `said`, or what a decoder has said of it so far."""
+        if not self.two_sided:
+            return TokenSequence(ids + said, prompt)
+        start = self.backbone.decoder_start
+        return TokenSequence(ids, prompt, decoder=TokenSequence((start, *said), prompt))
+
+    def states(self, ids: tuple[int, ...], prompt: PromptTensors) -> Tensor:
+        """What ptune computes of one row, at all of its tokens (of a decoder's, all of those)."""
+        return run(self.backbone, [prompt], self.backbone.pack([self.row(ids)]))
+
+    def likely(
+        self, row: TokenSequence, answer: Sequence[int], prompts: Sequence[PromptTensors]
+    ) -> Tensor:
+        """The logits for each token of an answer, in one pass over the row and the answer."""
+        side = row.answered
+        first, ids = len(side.ids) - 1, (*side.ids, *answer)
+        read = replace(side, ids=ids, reads=tuple(range(first, first + len(answer))))
+        whole = read if row.decoder is None else replace(row, decoder=read)
+        return run(self.backbone, prompts, self.backbone.pack([whole]), read="logits")
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -15,8 +15,7 @@ import transformers
 
 from ptune.backbone import Backbone
 from ptune.demo import resolve
-from ptune.doctor.finding import NOT_HERE
-from ptune.errors import ArchitectureError, BackboneError
+from ptune.errors import BackboneError
 from ptune.loading import cannot_load
 
 HIDDEN, HEADS, HEAD, FORWARD, VOCABULARY, WINDOW, TOKENS = 64, 4, 16, 96, 256, 8, 128
@@ -36,6 +35,12 @@ WIDTHS: Mapping[str, int] = {
     "shared_expert_intermediate_size": FORWARD,
     "ffn_dim": FORWARD,
     "ffn_hidden_size": FORWARD,
+    "encoder_ffn_dim": FORWARD,
+    "decoder_ffn_dim": FORWARD,
+    "d_ff": FORWARD,
+    "decoder_attention_heads": HEADS,
+    "decoder_layers": LAYERS,
+    "num_decoder_layers": LAYERS,
     "hidden_dim": FORWARD,
     "block_ff_dim": FORWARD,
     "vocab_size": VOCABULARY,
@@ -65,7 +70,16 @@ WIDTHS: Mapping[str, int] = {
     "linear_value_head_dim": HEAD,
 }
 WINDOWS = ("sliding_window", "local_attention", "window_size")
-SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+SPECIAL = (
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
 
 
 class Ids:
@@ -93,7 +107,6 @@ def small_backbone(
         source: hub name or folder; only its config is read.
         seed: of the random weights.
     Raises:
-        ArchitectureError: it is an encoder-decoder model, which is not examined here.
         BackboneError: the config is not found, or no model can be made of it.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -107,20 +120,21 @@ def small_backbone(
 
 def model_of(config: Any, name: str, *, trust_remote_code: bool = False, seed: int = 0) -> Any:
     """A small random model for a config: the first of the ways to cut it that gives a model."""
-    if getattr(config, "is_encoder_decoder", False):
-        raise ArchitectureError(f'"{name}": {NOT_HERE}')
     said = ""
     for cut in (_small, _fewer_layers):
         try:
             text = type(config.get_text_config())(**cut(config.get_text_config()))
             _check_size(text)
             model = _made(text, seed, trust_remote_code)
+            ids = torch.arange(3, 9)[None]
             with torch.no_grad():
-                model(input_ids=torch.arange(3, 9)[None])
+                model(input_ids=ids, **({"decoder_input_ids": ids} if _two_sided(text) else {}))
         except Exception as error:  # a model's own code may raise anything on numbers not its own
             said = said or (str(error).strip().splitlines() or [type(error).__name__])[0]
         else:
             model.config.name_or_path = f"{name}, small and random"
+            if _two_sided(text) and getattr(text, "decoder_start_token_id", None) is None:
+                model.config.decoder_start_token_id = text.pad_token_id or 0  # as T5's files say
             return model
     raise BackboneError(
         f'No small model can be made of the config of "{name}": {said}. '
@@ -144,8 +158,14 @@ def _made(config: Any, seed: int, trust_remote_code: bool) -> Any:
     return model
 
 
+def _two_sided(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
 def _class_of(config: Any) -> Any:
-    for kind in (transformers.AutoModelForCausalLM, transformers.AutoModelForMaskedLM):
+    kinds: list[Any] = [transformers.AutoModelForCausalLM, transformers.AutoModelForMaskedLM]
+    # BART's config has a decoder's model, too.
+    for kind in [transformers.AutoModelForSeq2SeqLM] if _two_sided(config) else kinds:
         if type(config) in kind._model_mapping:
             return kind
     return transformers.AutoModel

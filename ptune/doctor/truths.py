@@ -38,7 +38,7 @@ def _judged(truth: str, patient: Patient, far: float, note: str) -> Finding:
 def no_prompt(patient: Patient) -> Finding:
     """Without a prompt ptune computes what the model computes."""
     ours = patient.states(patient.long, PromptTensors())
-    far = difference(ours, oracles.own(patient.backbone, patient.long))
+    far = difference(ours, oracles.own(patient.backbone, patient.row(patient.long)))
     return _judged("no prompt", patient, far, "as the untouched model")
 
 
@@ -48,8 +48,10 @@ def shallow(patient: Patient) -> Finding:
     vectors = patient.shallow.vectors
     assert vectors is not None
     ours = patient.states(patient.placed, patient.shallow)
-    theirs = oracles.placed(patient.backbone, patient.placed, vectors)
+    theirs = oracles.placed(patient.backbone, patient.row(patient.placed), vectors)
     note = "as the untouched model on inputs_embeds, virtual tokens in front, inside and behind"
+    if patient.two_sided:
+        note = "as the untouched model whose embeddings give them, anywhere on both sides"
     return _judged("shallow prompts", patient, difference(ours, theirs), note)
 
 
@@ -65,7 +67,9 @@ def deep(patient: Patient) -> Finding:
     far, notes = [], []
     plain = oracles.Naive(patient.backbone, {})
     if _naive_is_sound(patient, plain):
-        theirs = oracles.Naive(patient.backbone, patient.deep.deep).states(patient.long)
+        theirs = oracles.Naive(patient.backbone, patient.deep.deep).states(
+            patient.row(patient.long)
+        )
         far.append(difference(patient.states(patient.long, patient.deep), theirs))
         notes.append("as a naive attention with them in front")
     cached = _behind(patient)
@@ -82,10 +86,13 @@ def deep(patient: Patient) -> Finding:
 def _naive_is_sound(patient: Patient, plain: oracles.Naive) -> bool:
     """Whether all attention of this model goes through the naive one, and gives the same."""
     try:
-        states = plain.states(patient.long)
+        states = plain.states(patient.row(patient.long))
     except Exception:  # whatever a model raises that knows no foreign attention
         return False
-    near = difference(states, oracles.own(patient.backbone, patient.long)) <= patient.tolerance
+    near = (
+        difference(states, oracles.own(patient.backbone, patient.row(patient.long)))
+        <= patient.tolerance
+    )
     return near and plain.calls == len(patient.backbone.geometry.sites)
 
 
@@ -113,16 +120,17 @@ def batches(patient: Patient) -> Finding:
     """A row in any batch is the row alone."""
     b = patient.backbone
     prompts = [patient.shallow, PromptTensors()]
+    long, short = patient.long, patient.short
     rows = [
-        TokenSequence((-1, -2, -3, *patient.long), reads=(5, len(patient.long) + 2), shared=3),
-        TokenSequence((-1, -2, -3, *patient.short), reads=(3, len(patient.short)), shared=3),
-        TokenSequence(patient.short, prompt=1, reads=(0, len(patient.short) - 1)),
+        patient.row((-1, -2, -3, *long), reads=(5, len(long) + 2), shared=3),
+        patient.row((-1, -2, -3, *short), reads=(3, len(short)), shared=3),
+        patient.row(short, 1, reads=(0, len(short) - 1)),
     ]
     if b.geometry.sites:
         prompts += [patient.deep, patient.deep_at([len(b.geometry.sites) - 1], 1)]
         rows += [
-            TokenSequence(patient.long, prompt=2, reads=(0, len(patient.long) - 1)),
-            TokenSequence(patient.short, prompt=3, reads=(1,)),
+            patient.row(long, 2, reads=(0, len(long) - 1)),
+            patient.row(short, 3, reads=(1,)),
         ]
     alone = [run(b, prompts, b.pack([row])) for row in rows]
     causal = b.geometry.causal
@@ -168,7 +176,7 @@ def gradients(patient: Patient) -> Finding:
         note = f"{len(dead)} of {len(got)} tensors of the prompt get none, or no finite one"
         return Finding("gradients", "broken", note)
     vectors = leaves[0].detach().requires_grad_()
-    theirs = oracles.placed(patient.backbone, patient.placed, vectors)
+    theirs = oracles.placed(patient.backbone, patient.row(patient.placed), vectors)
     (expected,) = torch.autograd.grad(theirs.float().sin().sum(), vectors)
     ours = _gradients(patient, deep=False)[1][0]
     note = f"all {len(got)} tensors; of the vectors, as through inputs_embeds"
@@ -211,11 +219,12 @@ def generating(patient: Patient) -> Finding:
     answers = generate(patient.backbone, prompts, rows, max_new_tokens=NEW_TOKENS)
     far = 0.0
     for row, answer in zip(rows, answers, strict=True):
-        logits = patient.likely(tuple(row.ids) + tuple(answer), prompts[row.prompt])
-        for at, token in enumerate(answer, start=len(row.ids) - 1):
+        logits = patient.likely(row, answer, prompts)
+        for at, token in enumerate(answer):
             short_of = logits[at].max() - logits[at, token]
             far = max(far, float(short_of / logits[at].float().norm()))
-    return _judged(truth, patient, far, "greedy, rows padded on the left, as step by step")
+    side = "right" if patient.two_sided else "left"
+    return _judged(truth, patient, far, f"greedy, rows padded on the {side}, as step by step")
 
 
 def beams(patient: Patient) -> Finding:
@@ -236,15 +245,20 @@ def beams(patient: Patient) -> Finding:
 
 
 def _continues(backbone: Backbone) -> bool:
-    return backbone.has_lm_head and backbone.geometry.causal and backbone.model.can_generate()
+    goes_on = backbone.geometry.causal or backbone.geometry.two_sided
+    return backbone.has_lm_head and goes_on and backbone.model.can_generate()
 
 
 def _to_continue(patient: Patient) -> tuple[list[PromptTensors], list[TokenSequence]]:
     prompts = [patient.shallow, PromptTensors()]
-    rows = [TokenSequence((-1, -2, -3, *patient.long)), TokenSequence(patient.short, prompt=1)]
+    rows = [
+        patient.to_answer((-1, -2, -3, *patient.long)),
+        patient.to_answer(patient.short, 1),
+        patient.to_answer(patient.short, said=(-2, patient.long[0])),
+    ]
     if patient.backbone.geometry.sites:
         prompts.append(patient.deep)
-        rows.append(TokenSequence(patient.short[:3], prompt=2))
+        rows.append(patient.to_answer(patient.short[:3], 2))
     return prompts, rows
 
 
@@ -266,7 +280,8 @@ def bfloat16(patient: Patient) -> Finding:
         return Finding(truth, "broken", "not every number is finite")
     assert patient.shallow.vectors is not None
     exact, native = (
-        oracles.placed(one, patient.placed, patient.shallow.vectors) for one in (b, half)
+        oracles.placed(one, patient.row(patient.placed), patient.shallow.vectors)
+        for one in (b, half)
     )
     ours = other.states(patient.placed, patient.shallow)
     far, own = difference(ours, exact), difference(native, exact)

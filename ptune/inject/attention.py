@@ -241,9 +241,8 @@ def by_rows(
         )
     bias = kwargs.pop("position_bias", None)
     if bias is not None:
-        lowest = torch.finfo(bias.dtype).min
         before, bias = _split(bias, attention_mask.shape[-1])
-        attention_mask = torch.where(attention_mask, bias, lowest).to(query.dtype)
+        attention_mask = _plus(bias, attention_mask).to(query.dtype)
     if bank is not None:
         key, value, attention_mask = _in_front(
             call, bank, key, value, attention_mask, front_bias, before
@@ -263,6 +262,13 @@ def _split(bias: Tensor, keys: int) -> tuple[Tensor | None, Tensor]:
     """A bias over the places before the first token, where it has some, and over the keys."""
     front = bias.shape[-1] - keys
     return (bias[..., :front] if front else None), bias[..., front:]
+
+
+def _plus(bias: Tensor, mask: Tensor) -> Tensor:
+    """A bias on the scores, and the mask in it: of the model's masks some are such biases, too."""
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias, torch.finfo(bias.dtype).min)
+    return bias + mask
 
 
 def _in_front(

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
+from transformers.modeling_outputs import MoEModelOutput, Seq2SeqMoEModelOutput
 
 from ptune.inject.devices import device_of
 from ptune.inject.forwards import replace_forward
@@ -54,9 +54,10 @@ class LanguageHead:
         matrix = model.get_output_embeddings()
         self.vocabulary = int(getattr(matrix, "out_features", 0) or len(matrix.weight))
         self._body = _body_of(model)
-        # What is replaced may be more than what `ptune.run` calls: both sides of a model.
+        # What is replaced may be more than what `ptune.run` calls: both sides of a model. (With
+        # experts or without: the output with experts has the fields of both.)
         both = is_two_sided(model) and self._body is not model.get_decoder()
-        self.output = Seq2SeqModelOutput if both else output
+        self.output = Seq2SeqMoEModelOutput if both else output
         self._narrows: bool | None = None
 
     def __call__(self, states: States) -> Logits:
@@ -229,7 +230,7 @@ def _inputs(model: PreTrainedModel, ids: Int[Tensor, "one tokens"]) -> dict[str,
     if not is_two_sided(model):
         return {"input_ids": ids}
     nothing = torch.zeros(1, 1, 1, device=ids.device)
-    return {"decoder_input_ids": ids, "encoder_outputs": BaseModelOutput(nothing)}
+    return {"decoder_input_ids": ids, "encoder_outputs": MoEModelOutput(nothing)}
 
 
 def _has_layers(module: nn.Module) -> bool:

@@ -9,13 +9,14 @@ Leaving the context restores the model: same modules, same hooks, same bits, sam
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ptune.inject import attention, shims
+from ptune.inject import attention, requests, shims
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
 from ptune.inject.embedding import EmbeddingHooks
@@ -143,6 +144,7 @@ class Injection:
             module.__dict__["_ptune"] = self
         self._undo.append(self._untag)
         self._undo += shims.install(self.model, wrap)
+        self._undo += requests.watch(self.model, lambda: self.call)
         found = layers(self.model, self.sites)
         if self.compiling:
             self._undo += [replace_forward(layer, compiled(layer)) for layer in found]
@@ -213,17 +215,34 @@ def _remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
 
 
 def layers(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
-    """The layers that hold the sites: of each the innermost that stands in a list."""
+    """The layers that hold the sites, each whole: its attention and what follows it.
+
+    Lists may stand in each other. A list whose members all attend is one of layers (ALBERT's groups
+    of layers are gone into); one that has other members, too, is a layer's parts (T5's blocks are
+    lists of attention and feed-forward).
+    """
+    paths = [_path(model, site.name) for site in sites]
+    attends = {id(module) for path in paths for module in path}
     found: dict[int, nn.Module] = {}
-    for site in sites:
-        parts = site.name.split(".")
-        for end in range(len(parts), 0, -1):
-            parent = model.get_submodule(".".join(parts[: end - 1]))
-            if isinstance(parent, nn.ModuleList):
-                layer = model.get_submodule(".".join(parts[:end]))
-                found[id(layer)] = layer
+    for path in paths:
+        layer = None
+        for parent, part in pairwise(path):
+            if not isinstance(parent, nn.ModuleList):
+                continue
+            if layer is not None and any(id(member) not in attends for member in parent):
                 break
+            layer = part
+        if layer is not None:
+            found[id(layer)] = layer
     return list(found.values())
+
+
+def _path(model: nn.Module, name: str) -> list[nn.Module]:
+    """The model, and every module on the way down to the one of this name."""
+    path = [model]
+    for part in name.split("."):
+        path.append(path[-1].get_submodule(part))
+    return path
 
 
 def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:

@@ -9,8 +9,9 @@ with a head (T5's body cannot be had without it), so ptune calls the two sides t
 
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
+
+from ptune.errors import ArchitectureError
 
 
 def is_two_sided(model: PreTrainedModel) -> bool:
@@ -18,15 +19,26 @@ def is_two_sided(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
-def input_embeddings(model: PreTrainedModel) -> list[nn.Embedding]:
+def input_embeddings(model: PreTrainedModel) -> list[Any]:
     """Every module that turns ids into vectors, the one that rows go through first.
 
+    An `nn.Embedding`, or what PEFT has put around one.
+
     An encoder-decoder has one a side (and often a third that only holds the weight of both).
+
+    Raises:
+        ArchitectureError: a side does not say which module it is.
     """
     if not is_two_sided(model):
         return [model.get_input_embeddings()]
     sides = (model.get_encoder(), model.get_decoder(), model)
-    found = {id(m): m for m in (side.get_input_embeddings() for side in sides)}
+    try:
+        found = {id(m): m for m in (side.get_input_embeddings() for side in sides)}
+    except (AttributeError, NotImplementedError) as error:
+        raise ArchitectureError(
+            f"{type(model).__name__} cannot be used: its two sides do not say which modules their "
+            "input embeddings are."
+        ) from error
     return list(found.values())
 
 

@@ -15,6 +15,8 @@ QUICK = (
     "lfm2 (hybrid)",
     "deberta-v2",
     "mpnet",
+    "mt5",
+    "pegasus",
 )
 
 
@@ -34,6 +36,8 @@ def test_nothing_is_broken_in_a_family(name):
         ("llama", "PROMPT_TUNING", "left-padded row differs by"),
         ("mistral (window)", "PREFIX_TUNING", "positions do not see the prompt"),
         ("mpt", "PROMPT_TUNING", "fails: ValueError: Please specify `num_attention_heads`"),
+        ("mt5", "PREFIX_TUNING", "fails: RuntimeError: Sizes of tensors must match"),
+        ("bart", "PROMPT_TUNING", "no gradient in part"),
     ],
 )
 def test_what_the_peer_does_is_said_in_a_few_words(name, method, said):

@@ -52,11 +52,22 @@ def test_a_config_alone_is_enough(ptune, tmp_path):
 
 
 def test_what_ptune_refuses_is_said_and_is_not_broken(ptune, tmp_path):
-    hf.T5Config(d_model=16, d_kv=8, d_ff=16, num_heads=2, num_layers=1).save_pretrained(tmp_path)
+    hf.LEDConfig(encoder_layers=1, decoder_layers=1).save_pretrained(tmp_path)
     code, said, _ = ptune("doctor", tmp_path, "--config")
     assert code == 0
     assert "refused" in said
-    assert "an encoder-decoder model is not examined here" in said
+    assert "does not go through transformers'" in said
+
+
+def test_an_encoder_decoder_is_shown_with_its_kinds_of_sites(ptune, tmp_path):
+    hf.T5Config(num_layers=6, d_model=512).save_pretrained(tmp_path)
+    code, said, _ = ptune("doctor", tmp_path, "--config")
+    assert code == 0
+    assert "T5ForConditionalGeneration" in said
+    for sites, kind in (("0-1", "both ways"), ("2, 4", "causal"), ("3, 5", "cross")):
+        assert f"│ {sites:5} │ {kind:9} │" in said
+    assert "│ generate               │ holds" in said
+    assert "broken" not in said
 
 
 def test_a_model_that_is_not_there_is_a_sentence(ptune, tmp_path):

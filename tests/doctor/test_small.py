@@ -37,6 +37,16 @@ def test_a_family_is_made_small_without_its_weights(name):
     assert made.config.get_text_config().num_hidden_layers == 2
 
 
+@pytest.mark.parametrize("name", ["t5", "mt5", "bart", "marian"])
+def test_an_encoder_decoder_is_made_small_on_both_sides_and_has_a_start(name):
+    made = small.model_of(type(FAMILIES[name]())(), name)
+    assert sum(weight.numel() for weight in made.parameters()) < 300_000
+    sides = made.get_encoder(), made.get_decoder()
+    lists = [getattr(side, "block", None) or side.layers for side in sides]
+    assert [len(layers) for layers in lists] == [2, 2]
+    assert 0 <= made.config.decoder_start_token_id < made.config.vocab_size
+
+
 def test_queries_go_on_sharing_keys_and_windows_become_small():
     config = hf.Gemma2Config(num_hidden_layers=42, num_attention_heads=16, num_key_value_heads=8)
     text = small.model_of(config, "gemma").config

@@ -1,6 +1,7 @@
 """Every truth holds on sound models, and is broken by a fault in what it looks at."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -8,7 +9,7 @@ import torch
 import transformers as hf
 
 from ptune.backbone import Backbone
-from ptune.doctor import examine, truths
+from ptune.doctor import examine, small, truths
 from ptune.doctor.patient import Patient
 from ptune.errors import ArchitectureError
 from ptune.inject import attention, call, session
@@ -198,10 +199,93 @@ def test_deep_prompts_are_refused_where_there_is_no_attention():
     assert report.batches.startswith("padded")
 
 
-def test_a_model_with_encoder_and_decoder_is_said_to_be_not_examined():
-    from ptune.doctor.small import model_of
+@pytest.mark.parametrize("name", ["t5", "t5-gated", "bart", "marian"])
+def test_all_truths_hold_on_a_sound_encoder_decoder(name):
+    report = examine(tiny.backbone(name))
+    assert report.broken == ()
+    said = {found.truth: found.outcome for found in report.findings}
+    assert {truth for truth, outcome in said.items() if outcome != "holds"} == {"sliding windows"}
+    assert [kind.kind for kind in report.sites] == ["encoder", "decoder", "cross"]
+    assert report.layers == 5
 
-    config = hf.T5Config(vocab_size=96, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
-    with pytest.raises(ArchitectureError) as error:
-        model_of(config, "t5")
-    assert str(error.value) == '"t5": an encoder-decoder model is not examined here.'
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+def test_a_deep_prompt_that_one_kind_of_attention_loses_breaks_deep_prompts(monkeypatch, kind):
+    b = tiny.backbone("t5")
+    own = call.Call.bank
+    lost = {at for at, site in enumerate(b.geometry.sites) if site.kind == kind}
+    monkeypatch.setattr(
+        call.Call, "bank", lambda self, site, *a: None if site in lost else own(self, site, *a)
+    )
+    assert outcome(truths.deep, b) == "broken"
+
+
+def test_a_prompt_with_a_place_in_t5s_bias_breaks_deep_prompts(monkeypatch):
+    b = tiny.backbone("t5")
+    own = call._with_bias
+
+    def shifted(seen, *rest):
+        made = own(seen, *rest)
+        made.bias[..., : seen.slots] += 1
+        return made
+
+    monkeypatch.setattr(call, "_with_bias", shifted)
+    assert outcome(truths.deep, b) == "broken"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_vector_in_a_wrong_place_on_one_side_breaks_shallow_prompts(monkeypatch, side):
+    b = tiny.backbone("bart")
+    own, passes = EmbeddingHooks._place, []
+
+    def turned(self, *a):
+        made = own(self, *a)
+        passes.append(made)
+        return made.roll(1, dims=1) if made is not None and len(passes) % 2 != side else made
+
+    monkeypatch.setattr(EmbeddingHooks, "_place", turned)
+    assert outcome(truths.shallow, b) == "broken"
+
+
+def test_another_rows_encoder_side_breaks_a_row_in_any_batch(monkeypatch):
+    b = tiny.backbone("bart")
+    own = call.Call.groups
+
+    def turned(self, kind):
+        groups, order = own(self, kind)
+        if kind != "cross":
+            return groups, order
+        keys = ("key_at", "key_real")
+        made = [replace(g, **{key: getattr(g, key).flip(0) for key in keys}) for g in groups]
+        return tuple(made), order
+
+    monkeypatch.setattr(call.Call, "groups", turned)
+    assert outcome(truths.batches, b) == "broken"
+
+
+def test_a_prompt_that_the_decoder_loses_while_it_generates_breaks_generate(monkeypatch):
+    b = tiny.backbone("t5")
+    own = attention._in_front
+
+    def lost(now, bank, key, value, mask, front):
+        if mask.shape[2] == 1:  # a step of the decoder
+            return key, value, mask
+        return own(now, bank, key, value, mask, front)
+
+    assert outcome(truths.generating, b) == "holds"
+    monkeypatch.setattr(attention, "_in_front", lost)
+    assert outcome(truths.generating, b) == "broken"
+
+
+@pytest.mark.parametrize("kind", ["SwitchTransformersConfig", "NllbMoeConfig", "M2M100Config"])
+def test_kin_of_t5_and_bart_with_experts_or_positions_from_ids_answer_rightly(kind):
+    model = small.model_of(getattr(hf, kind)(), kind)
+    b = Backbone.load(model, tokenizer=small.Ids(model.config))
+    report = examine(b, chosen=[truths.shallow, truths.deep, truths.generating])
+    assert {found.outcome for found in report.findings} == {"holds"}
+
+
+def test_an_encoder_decoder_that_hides_its_embeddings_is_refused_with_a_sentence():
+    model = small.model_of(hf.FSMTConfig(), "fsmt")
+    with pytest.raises(ArchitectureError, match="two sides do not say which modules their input"):
+        Backbone.load(model, tokenizer=small.Ids(model.config))
