@@ -281,8 +281,17 @@ def test_choices_that_the_tokenizer_writes_alike_are_refused_by_words(backbones)
     rows = [{"text": "my parcel", "choice": ("blue", "green")}]  # both unknown to it
     task = task_of(backbones["decoder"], choose_by="words")
     assert refused(DataError, lambda: task.examples(rows)) == (
-        "A row has two choices with the same tokens: blue, green. 16 tokens of a choice are read. "
+        "row 1: two choices have the same tokens: blue, green. 16 tokens of a choice are read. "
         "Mend or delete the row, or set choose_by: head."
+    )
+
+
+def test_a_row_with_nothing_before_its_choice_is_refused_with_its_place(backbones):
+    rows = [{"text": text, "choice": ("yes", "no")} for text in ("late", "")]
+    task = task_of(backbones["decoder"], choose_by="words", template="{text}{choice}")
+    assert refused(DataError, lambda: task.examples(rows)) == (
+        "row 2: the row has no token before its choice, since its fields are empty. Put some words "
+        "before {choice} in the template, or leave the row out."
     )
 
 

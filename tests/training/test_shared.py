@@ -245,6 +245,20 @@ def test_what_is_trained_is_said_once(backbone, change, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize("settings", [{"calibration": "contextual"}, {"found_words": 1}])
+def test_what_is_measured_of_one_prompt_alone_is_refused(backbone, settings):
+    (key,) = settings
+    one = Recipe.make(template="{soft:2}{text} {mask}", task="masked-lm", **settings)
+    with pytest.raises(ConfigError, match=f"{key} does not go with a shared prompt"):
+        train_shared({"a": one, "b": one}, backbone=backbone)
+
+
+def test_the_artifact_of_a_set_says_what_was_pooled(backbone, files):
+    found = shared(backbone, files, max_steps=1)
+    pooled = {one.prompt.settings["pooling"] for one in found.results.values()}
+    assert pooled == {backbone.pooling}
+
+
 def test_a_single_set_shares_nothing(backbone):
     with pytest.raises(ConfigError, match="needs two sets of rows or more"):
         train_shared({"a": Recipe.make(**DEEP_HEAD)}, backbone=backbone)
