@@ -255,7 +255,7 @@ DEEP = "p-tuning-v2"
             (
                 "found_words = 3 goes with labels that are told by words; task is "
                 "sequence-classification and answer is label. Leave it out, or set task: causal-lm "
-                "or masked-lm."
+                "or masked-lm or seq2seq-lm."
             ),
         ),
         (

@@ -322,6 +322,18 @@ def test_a_prompt_is_trained_saved_and_scores_as_it_was_scored(tmp_path, backbon
     assert read_folder(tmp_path / "prompt")[0]["labels"] == []
 
 
+def test_bad_rows_are_left_out_of_an_evaluation(backbones, caplog):
+    settings = SHORT | {"template": "{soft:2}{text} answer : {choice}", "max_steps": 1}
+    prompt = ptune.train(backbones["decoder"], TRAIN, **settings).prompt
+    bad = [TRAIN[0] | {"label": 7}, TRAIN[0] | {"choice2": "good film"}, TRAIN[0] | {"text": None}]
+    expected = ptune.evaluate(backbones["decoder"], prompt, TRAIN).scores
+    found = ptune.evaluate(backbones["decoder"], prompt, [*TRAIN, *bad], skip_bad_rows=True)
+    assert found.scores == pytest.approx(expected)
+    told = ("1 of 9 rows is", "row 8: choices 0 and 1", "2 of 8 rows are", "row 7: column label",
+            'row 9, column "text"')  # fmt: skip
+    assert all(sentence in caplog.text for sentence in told)
+
+
 @pytest.mark.parametrize("choices", [None, "ends", ["choice1", "choice2"]])
 def test_the_rows_of_the_cards_example_can_be_predicted(tmp_path, backbones, choices):
     rows = [{"ends": [row["choice1"], row["choice2"]]} | row for row in TRAIN if row["label"] != 2]
