@@ -245,6 +245,12 @@ def test_what_is_trained_is_said_once(backbone, change, message):
     assert str(error.value) == message
 
 
+def test_sets_whose_answers_are_generated_are_scored(files):
+    settings = {"template": "{soft:2}{text} : {label}", "answer": "text", "max_new_tokens": 2}
+    found = shared(tiny.backbone("llama"), files, settings, test=True, max_steps=1)
+    assert all("exact_match" in one.scores["test"] for one in found.results.values())
+
+
 @pytest.mark.parametrize("settings", [{"calibration": "contextual"}, {"found_words": 1}])
 def test_what_is_measured_of_one_prompt_alone_is_refused(backbone, settings):
     (key,) = settings
