@@ -19,14 +19,13 @@ from torch import nn
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
-from ptune.data import Check, Rows, answers_of, check_tags, load_rows, rows_for, sift
+from ptune.data import Check, Kept, Rows, answers_of, check_tags, kept_rows_for, load_rows, sift
 from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
 from ptune.tags import scheme_of
 from ptune.tasks import Answer, Example, Prediction, Task, TaskOptions, make_task
 from ptune.template import Template
-from ptune.values import WORDS_FIELD, check_texts
 
 log = logging.getLogger("ptune")
 
@@ -139,9 +138,10 @@ def evaluate(
         ArtifactError, DataError: the backbone or the rows do not fit.
     """
     ready = make_ready(backbone, prompt, force=force)
-    found = _rows(prompt, rows)
-    found, notes = sift(found, _check_of(prompt, skip_bad_rows), skip=skip_bad_rows)
-    for note in notes:
+    read = _rows(prompt, rows, skip=skip_bad_rows)
+    check = _check_of(prompt, ready.task if skip_bad_rows else None)
+    found, notes = sift(read.rows, check, skip=skip_bad_rows)
+    for note in read.notes + notes:
         log.warning("%s", note)
     answers = _answers(prompt, found)
     examples = _told_cut(ready.task.examples(found, answers))
@@ -158,16 +158,16 @@ def predict(
 ) -> list[Prediction]:
     """Predict rows that need no label. See `evaluate` for the arguments."""
     ready = make_ready(backbone, prompt, force=force)
-    examples = _told_cut(ready.task.examples(_rows(prompt, rows)))
+    examples = _told_cut(ready.task.examples(_rows(prompt, rows).rows))
     return predict_examples(*ready, examples, batch_size=batch_size)
 
 
-def _rows(prompt: SoftPrompt, rows: Inputs) -> Rows:
+def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:
     template = Template.parse(prompt.template)
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
-        return load_rows([{_only_field(template): text} for text in rows])
-    found = rows_for(rows, {**prompt.settings, "task": prompt.task})
-    template.check(found.columns)
+        return Kept(load_rows([{_only_field(template): text} for text in rows]), ())
+    found = kept_rows_for(rows, {**prompt.settings, "task": prompt.task}, skip=skip)
+    template.check(found.rows.columns)
     return found
 
 
@@ -181,19 +181,23 @@ def _answers(prompt: SoftPrompt, rows: Rows) -> Sequence[Answer]:
     return answers_of(rows, column, kind)
 
 
-def _check_of(prompt: SoftPrompt, texts_too: bool) -> Check:
-    """What makes a labelled row bad; texts that are missing are also said where they are used."""
+def _check_of(prompt: SoftPrompt, task: Task | None) -> Check:
+    """What makes a labelled row bad.
+
+    Args:
+        task: also what it cannot encode; None leaves that to be said where rows are encoded.
+    """
     tagged = prompt.task == "token-classification"
-    fields = Template.parse(prompt.template).fields if texts_too else ()
-    texts = [name for name in fields if not (tagged and name == WORDS_FIELD)]
     scheme = str(prompt.settings.get("scheme", "auto"))
     scheme = scheme_of(prompt.labels) if scheme == "auto" else scheme
 
     def check(rows: Rows) -> None:
-        _check_known(rows, _answers(prompt, rows), prompt.labels, tagged=tagged)
+        answers = _answers(prompt, rows)
+        _check_known(rows, answers, prompt.labels, tagged=tagged)
         if tagged:
             check_tags(rows, str(prompt.settings.get("label_column", "label")), scheme)
-        check_texts(rows, texts)
+        if task is not None:
+            task.examples(rows, answers)
 
     return check
 

@@ -220,7 +220,8 @@ def generate_answers(
     search = task.search if isinstance(task, Searching) else Search()
     answers: dict[int, Prediction] = {}
     for indices in by_length(examples, batch_size):
-        rows = [task.question(examples[i]) for i in indices]
+        # There is one prompt here, whatever number a row of several sets has it by.
+        rows = [task.question(examples[i]).of(0) for i in indices]
         ids = generate(backbone, [prompt], rows, max_new_tokens=task.room, **asdict(search))
         texts = backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers |= {i: Prediction(text.strip()) for i, text in zip(indices, texts, strict=True)}

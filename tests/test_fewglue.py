@@ -6,6 +6,7 @@ repository (../shared/data), its own files are read too.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ import ptune
 from ptune.config import Recipe, kind_of
 from ptune.data import answers_of, load_rows, rows_for
 from ptune.data.choices import with_choices
-from ptune.tasks import TASKS
 from ptune.template import Template
+from ptune.training.job import task_of
 from ptune.training.schedule import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,23 +83,39 @@ ROWS = {
         }
     ],
 }  # fmt: skip
-# The pattern of PT-Fewshot for the first row; [0] is the block; spaces left out, lower case.
+# The pattern of PT-Fewshot for the first row; [0] is the block, <n> a gap of n masks at most.
+# Spaces are left out, letters are small.
 PATTERNS = {
-    "boolq": "[CLS]the tweet was dull.[0]question:is it great?answer:[MASK].[SEP]",
-    "cb": "[CLS]it was so dull[SEP]no reply?[0]answer:[MASK][SEP]",
-    "rte": "[CLS]it was so dull.question:no reply?[0]answer:[MASK].[SEP]",
-    "multirc": "[CLS]the tweet was dull.question:is it great?is it no?[0][MASK].[SEP]",
-    "wic": "[CLS]great film.[SEP]dull film.[0]film?[MASK][SEP]",
-    "copa": "[CLS]no reply or it was great?the film was dull so[0]no reply.[SEP]",
-    "wsc": "[0]The film was so dull that*it*had no reply.[1]pronoun'*it*'refers to.",
+    "boolq": "[CLS]the tweet was dull.[0]question:is it great?answer:<1>.[SEP]",
+    "cb": "[CLS]it was so dull[SEP]no reply?[0]answer:<1>[SEP]",
+    "rte": "[CLS]it was so dull.question:no reply?[0]answer:<1>.[SEP]",
+    "multirc": "[CLS]the tweet was dull.question:is it great?is it no?[0]<1>.[SEP]",
+    "wic": "[CLS]great film.[SEP]dull film.[0]film?<1>[SEP]",
+    "copa": "[CLS]no reply or it was great?the film was dull so[0]<2>.[SEP]",
+    "wsc": "<s>[0]The film was so dull that*it*had no reply.[1]pronoun'*it*'refers to<8>.</s>",
 }
 
 
 def recipe_of(path: Path) -> Recipe:
-    """Its cloze needs the task masked-lm; until it is there, all else is checked with another."""
-    text = path.read_text(encoding="utf-8")
-    absent = "task: masked-lm" in text and "masked-lm" not in TASKS
-    return Recipe.load(path, ["task=causal-lm"] if absent else [])
+    return Recipe.load(path)
+
+
+@cache
+def backbone_of(name: str, kind: str = "wordpiece") -> ptune.Backbone:
+    """A tiny masked model without training: the shape of the runs, and not their scores."""
+    tokenizer = tiny_tokenizers.KINDS[kind]()
+    tokenizer.model_max_length = 512
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or "[PAD]"
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 48,
+    }  # fmt: skip
+    if name == "albert":
+        config = transformers.AlbertConfig(**sizes, embedding_size=16)
+        return ptune.Backbone.load(transformers.AlbertForMaskedLM(config), tokenizer=tokenizer)
+    model = transformers.BertForMaskedLM(transformers.BertConfig(**sizes))
+    return ptune.Backbone.load(model, tokenizer=tokenizer)
 
 
 def test_there_is_a_recipe_for_each_task():
@@ -106,19 +123,23 @@ def test_there_is_a_recipe_for_each_task():
 
 
 @each
-def test_a_recipe_renders_the_published_pattern(path):
+def test_a_recipe_is_a_cloze_and_renders_the_published_pattern(path):
     recipe = recipe_of(path)
-    (row, *_) = rows_for(ROWS[path.stem], recipe.to_dict())
-    if path.stem == "copa":
-        row = {**row, "choice": row["choice"][0]}
-    # The small word pieces know no star.
-    kind, drop = ("byte_level", "{mask*8}") if path.stem == "wsc" else ("wordpiece", "")
-    tokenizer = tiny_tokenizers.tokenizer_of(kind)
-    template = Template.parse(recipe.template.replace(f" {drop}", "") if drop else recipe.template)
-    layout = template.bind(tokenizer, max_tokens=recipe.max_tokens)
-    (one,) = layout.render([row])
-    spelled = "".join(tiny_tokenizers.tokens(kind, one.ids))
-    assert spelled.replace("##", "").replace("Ġ", "") == PATTERNS[path.stem].replace(" ", "")
+    assert recipe.task == ("multiple-choice" if path.stem == "copa" else "masked-lm")
+    rows = rows_for(ROWS[path.stem], recipe.to_dict())
+    kind = "roberta" if path.stem == "wsc" else "wordpiece"  # the word pieces know no star
+    backbone = backbone_of("bert", kind)
+    plain = recipe.changed(verbalizer={})  # the pattern is the same whatever the answer words are
+    labels = ("yes", "no") if recipe.verbalizer else ()
+    task = task_of(plain, Template.parse(recipe.template), backbone, labels)
+    shown = task.examples(rows)[0].sequences[0 if path.stem == "copa" else -1]
+    token_of = backbone.tokenizer.convert_ids_to_tokens
+    tokens = (f"[{-1 - token}]" if token < 0 else token_of(token) for token in shown.ids)
+    spelled = "".join(tokens).replace("##", "").replace("Ġ", "")
+    mask = backbone.tokenizer.mask_token
+    found = re.sub(f"({re.escape(mask)})+", lambda gap: f"<{len(gap[0]) // len(mask)}>", spelled)
+    assert found == PATTERNS[path.stem].replace(" ", "")
+    assert {shown.ids[at] for at in shown.reads} == {backbone.tokenizer.mask_token_id}
 
 
 @each
@@ -161,50 +182,29 @@ def test_a_recipe_begins_with_what_it_is_and_its_command_and_states_no_score(pat
     assert recipe_of(path).output == f"runs/fewglue/{path.stem}"
 
 
-@pytest.mark.parametrize("name", ["multirc", "copa", "wsc"])
-def test_a_recipe_trains_on_files_of_the_shape_of_the_data_set(name, tmp_path):
-    """With the model that travels with ptune, a decoder: the answer is then at the end."""
-    from ptune.training import train_recipe
-
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *(pytest.param("albert", path, id=f"albert-{path.stem}") for path in RECIPES),
+        *(pytest.param("bert", path, id=f"bert-{path.stem}") for path in RECIPES[:2]),
+    ],
+)
+def test_a_recipe_trains_a_masked_model_on_files_of_the_shape_of_the_data_set(name, path, tmp_path):
+    recipe, backbone = recipe_of(path), backbone_of(name)
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name] * 3), encoding="utf-8")
-    path = ROOT / "recipes" / "fewglue" / f"{name}.yaml"
-    recipe = recipe_of(path)
-    template = re.sub(r"{mask[*\d]*}\.", "{label}", recipe.template)
-    template = template.replace("{choice}.", "{choice}")
-    changes = [f"{key}={file}" for key in ("train", "validation", "test")]
-    changes += ["backbone=ptune-tiny", "max_steps=1", f"output={tmp_path}/out"]
-    changes += [f"template={template}", "batch_size=2"]
-    if recipe.task != "multiple-choice":
-        changes.append("task=causal-lm")
-    result = train_recipe(Recipe.load(path, changes))
-    assert result.steps == 1
-    assert set(result.scores) == {"validation", "test"}
-    assert result.prompt.backbone_weights
-
-
-@pytest.mark.skipif("masked-lm" not in TASKS, reason="the task masked-lm is not there yet")
-@pytest.mark.parametrize("name", ["boolq", "copa", "wsc"])
-def test_a_recipe_trains_a_masked_model_as_published(name):
-    """A tiny ALBERT without training: the shape of the run, and not its score."""
-    tokenizer = tiny_tokenizers.KINDS["wordpiece"]()
-    tokenizer.model_max_length, tokenizer.pad_token = 512, "[PAD]"
-    torch.manual_seed(0)
-    config = transformers.AlbertConfig(
-        vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, num_hidden_layers=2,
-        num_attention_heads=4, intermediate_size=48,
-    )  # fmt: skip
-    model = transformers.AlbertForMaskedLM(config)
-    backbone = ptune.Backbone.load(model, tokenizer=tokenizer)
-    recipe = recipe_of(ROOT / "recipes" / "fewglue" / f"{name}.yaml")
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS[path.stem] * 3)
+    file.write_text(rows, encoding="utf-8")
     own = {"train", "validation", "test", "backbone", "output"}
     settings = {key: value for key, value in recipe.to_dict().items() if key not in own}
-    settings |= {"max_steps": 2, "epochs": 2}
+    settings |= {"max_steps": 1, "epochs": 1, "batch_size": 2, "cache": "off"}
     settings["template"] = recipe.template.replace("'*{pronoun}*'", "{pronoun}")  # no star there
-    rows = ROWS[name] * 3
-    result = ptune.train(backbone, rows, validation=rows, test=rows, **settings)
-    assert result.steps == 2
-    again = ptune.evaluate(backbone, result.prompt, rows)
+    if path.stem == "cb":  # it writes Maybe as several tokens
+        settings["verbalizer"] = recipe.verbalizer | {"neutral": ("great",)}
+    result = ptune.train(backbone, file, validation=file, test=file, **settings)
+    assert (result.steps, set(result.scores)) == (1, {"validation", "test"})
+    assert result.prompt.backbone_weights
+    assert result.prompt.task == recipe.task
+    again = ptune.evaluate(backbone, result.prompt, file)
     assert again.scores == pytest.approx(result.scores["test"], rel=1e-4)
 
 

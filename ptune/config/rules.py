@@ -20,7 +20,7 @@ TRAINED_HEAD = (
     "multiple-choice",
 )
 # Tasks whose answers are words of the backbone's own head.
-ANSWERS_IN_WORDS = ("causal-lm", "masked-lm")
+ANSWERS_IN_WORDS = ("causal-lm", "masked-lm", "seq2seq-lm")
 # The first one is the default of its kind (`kind_of`).
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
@@ -117,6 +117,10 @@ def _speaks(v: Values) -> bool:
     return v["task"] in ANSWERS_IN_WORDS and v["answer"] == "label"
 
 
+def _free_text(v: Values) -> bool:
+    return bool(v["answer"] == "text")
+
+
 def _one_word_each(v: Values) -> bool:
     several = any(len(words) > 1 for words in v["verbalizer"].values())
     return not several and v["found_words"] in (None, 1)
@@ -204,6 +208,34 @@ _RULES: tuple[tuple[Callable[[Values], bool], str], ...] = (
     (
         lambda v: v["length_penalty"] != 1.0 and v["beams"] == 1,
         "length_penalty = {length_penalty} weighs beams, and beams is 1. Set beams: 4, say.",
+    ),
+    (
+        lambda v: _free_text(v) and v["task"] in ("sequence-classification", "multiple-choice"),
+        (
+            "answer = text does not go with task = {task}, which generates no words. Leave answer "
+            f"out, or set task: {' or '.join(ANSWERS_IN_WORDS)}."
+        ),
+    ),
+    *(
+        (
+            lambda v, key=key: _free_text(v) and bool(v[key]),
+            f"{key} does not go with answer = text, whose answers are of no set. Leave {key} out.",
+        )
+        for key in ("labels", "verbalizer")
+    ),
+    (
+        lambda v: _free_text(v) and v["few_shot"] is not None,
+        (
+            "few_shot = {few_shot} draws rows per label, and answer = text has none. Set max_rows "
+            "instead."
+        ),
+    ),
+    (
+        lambda v: v["task"] not in ANSWERS_IN_WORDS and v["loss"] != "labels",
+        (
+            "loss = {loss} is over words, and task = {task} compares labels, choices or parts of "
+            "a context alone. Leave loss out."
+        ),
     ),
     (
         lambda v: (

@@ -29,7 +29,7 @@ from ptune.data.labels import (
 )
 from ptune.data.rows import Rows
 from ptune.data.sift import Check, Kept, sift
-from ptune.data.source import load_rows, rows_for
+from ptune.data.source import kept_rows_for, load_rows, rows_for
 from ptune.data.squad import Spans, ids_of, spans_of
 from ptune.data.tags import check_tags, scheme_in, tags_of
 
@@ -48,6 +48,7 @@ __all__ = [
     "few_shot",
     "few_shot_split",
     "ids_of",
+    "kept_rows_for",
     "label_lists_of",
     "labels_of",
     "load_rows",

@@ -8,17 +8,21 @@ r"""CoNLL files to rows: one word a line, a blank line between sentences.
 
 The first column is the word, the last one its tag; the others are passed over. Columns are parted
 by one tab, or by any spaces in a line that has no tab. A line of white space is a blank line. A
-file of words alone, to be predicted, has rows without tags.
+file of words alone, to be predicted, has rows without tags. In a file with tags, a line of another
+number of columns than the first has None for its tag, which `ptune.data.tags` refuses.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 from ptune.data.rows import Row, Rows
 from ptune.errors import DataError
 from ptune.values import WORDS_FIELD
 
 TAGS_COLUMN = "label"
+FORM = (
+    "Each line needs a word first and its tag last, parted by one tab or by spaces; sentences are "
+    "parted by a blank line."
+)
 _DOCUMENT = "-DOCSTART-"
 
 _Line = tuple[int, list[str]]
@@ -28,13 +32,14 @@ def read_conll(text: str, source: str) -> Rows:
     """Read the text of a CoNLL file.
 
     Raises:
-        DataError: a line has not as many columns as the first one; names the line.
+        DataError: a line has no word or no tag, or more columns than a file of words; names it.
     """
     sentences = list(_sentences(text))
     if not sentences:
         raise DataError(f"{source}: there is no sentence. It needs one word and its tag a line.")
     _check_columns([line for sentence in sentences for line in sentence], source)
-    numbered = ((sentence[0][0], _row(sentence)) for sentence in sentences)
+    columns = len(sentences[0][0][1])
+    numbered = ((sentence[0][0], _row(sentence, columns)) for sentence in sentences)
     return Rows.of(source, "line", numbered, stretched=True)
 
 
@@ -60,20 +65,21 @@ def _columns(line: str) -> list[str]:
 
 
 def _check_columns(lines: list[_Line], source: str) -> None:
-    for (_, before), (number, found) in pairwise([lines[0], *lines]):
-        if len(found) != len(before):
+    columns = len(lines[0][1])
+    for number, found in lines:
+        if columns == 1 and len(found) > 1:
             raise DataError(
                 f"{source}, line {number}: {len(found)} columns ({' | '.join(found)}), where the "
-                f"lines before have {len(before)}. Each line needs a word first and its tag last, "
-                "parted by one tab or by spaces; sentences are parted by a blank line."
+                f"lines before have 1, a word alone. {FORM}"
             )
         if not found[0] or not found[-1]:
             missing = "word" if not found[0] else "tag"
             raise DataError(f"{source}, line {number}: there is no {missing}. Write one.")
 
 
-def _row(sentence: list[_Line]) -> Row:
-    words = [columns[0] for _, columns in sentence]
-    if len(sentence[0][1]) == 1:
+def _row(sentence: list[_Line], columns: int) -> Row:
+    words = [found[0] for _, found in sentence]
+    if columns == 1:
         return {WORDS_FIELD: words}
-    return {WORDS_FIELD: words, TAGS_COLUMN: [columns[-1] for _, columns in sentence]}
+    tags = [found[-1] if len(found) == columns else None for _, found in sentence]
+    return {WORDS_FIELD: words, TAGS_COLUMN: tags}

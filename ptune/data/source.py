@@ -18,6 +18,7 @@ from ptune.data.files import check_file, read_text_file
 from ptune.data.hub import from_dataset, read_hub, read_parquet, refuse_split
 from ptune.data.pretext import PREFIX, read_pretext
 from ptune.data.rows import Rows
+from ptune.data.sift import Kept, sift
 from ptune.data.superglue import READERS
 from ptune.errors import DataError
 
@@ -56,11 +57,17 @@ def load_rows(source: Any, *, split: str | None = None) -> Rows:
 
 
 def rows_for(source: Any, settings: Mapping[str, Any]) -> Rows:
-    """Return rows with the fields that the settings of a recipe ask for.
+    """Return rows with the fields that the settings of a recipe ask for; see `kept_rows_for`."""
+    return kept_rows_for(source, settings, skip=False).rows
+
+
+def kept_rows_for(source: Any, settings: Mapping[str, Any], *, skip: bool) -> Kept:
+    """Return rows with the fields that the settings of a recipe ask for, and what was left out.
 
     Args:
         source: as in `load_rows`.
         settings: reader, columns, choices and task; a key that is missing has its default.
+        skip: leave rows out whose choices cannot be used; False refuses the first one.
 
     Raises:
         DataError: the source cannot be read, or a field cannot be made of it.
@@ -71,8 +78,12 @@ def rows_for(source: Any, settings: Mapping[str, Any]) -> Rows:
         rows = READERS[reader](rows)
     rows = rows.with_fields(settings.get("columns") or {})
     if settings.get("task") != "multiple-choice":
-        return rows
-    return with_choices(rows, settings.get("choices"))
+        return Kept(rows, ())
+    columns = settings.get("choices")
+    kept = Kept(rows, ())
+    if skip:
+        kept = sift(rows, lambda some: with_choices(some, columns), skip=True)
+    return Kept(with_choices(kept.rows, columns), kept.notes)
 
 
 def _load_file(path: Path, split: str | None) -> Rows:

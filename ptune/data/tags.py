@@ -10,6 +10,7 @@ word's number. Knows rows and `ptune.tags`, no task.
 from collections.abc import Sequence
 
 from ptune import tags as rules
+from ptune.data.conll import FORM
 from ptune.data.rows import Rows
 from ptune.errors import DataError
 from ptune.values import WORDS_FIELD, words_of
@@ -87,14 +88,21 @@ def _tags(value: object, rows: Rows, index: int, column: str) -> tuple[str, ...]
     tags = tuple(value.split() if isinstance(value, str) else value)
     for at, tag in enumerate(tags):
         if not isinstance(tag, str) or not tag.strip():
-            place = rows.place(index, at)
-            raise DataError(f"{place}: column {column} holds {tag!r}, which is no tag. {SKIP}")
+            raise DataError(_no_tag(rows, index, at, column, tag))
     if len(tags) != len(words):
         raise DataError(
             f"{rows.where(index)}: {_count(len(words), 'word')} and {_count(len(tags), 'tag')} in "
             f"column {column}. Each word needs one tag. {SKIP}"
         )
     return tags
+
+
+def _no_tag(rows: Rows, index: int, at: int, column: str, tag: object) -> str:
+    place = rows.place(index, at)
+    if rows.stretched and tag is None:
+        word = words_of(rows, index, WORDS_FIELD)[at]
+        return f"{place} ({word!r}): not as many columns as in the first line. {FORM} {SKIP}"
+    return f"{place}: column {column} holds {tag!r}, which is no tag. {SKIP}"
 
 
 def _count(number: int, noun: str) -> str:

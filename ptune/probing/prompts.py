@@ -11,7 +11,7 @@ labels, so that `ptune predict` and `ptune inspect` take it.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from ptune.probing.facts import Facts
 from ptune.probing.plan import Plan
 from ptune.probing.ranking import FactTask, fact_task
 from ptune.prompt import SoftPrompt
-from ptune.tasks import TASKS, Example
+from ptune.tasks import Example
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
@@ -118,8 +118,7 @@ def train_relation(
     tensors = prompt.fold()
     scores = evaluate_examples(backbone, tensors, task, None, kept.test, batch_size=size).scores
     soft = _soft_prompt(plan, recipe, backbone, template, kept, scores, prompt)
-    if soft is not None:
-        soft.save(plan.output / recipe.method / name / "prompt")
+    soft.save(plan.output / recipe.method / name / "prompt")
     return {
         "scores": scores,
         "counts": kept.counts,
@@ -210,11 +209,9 @@ def _soft_prompt(
     kept: _Kept,
     scores: Mapping[str, float],
     prompt: TrainablePrompt,
-) -> SoftPrompt | None:
-    """The prompt as an artifact of the backbone's own task; None where ptune has no such task."""
-    task = "causal-lm" if template.has_label else "masked-lm"
-    if task not in TASKS:
-        return None
+) -> SoftPrompt:
+    """The prompt as an artifact of the backbone's own task."""
+    task: Literal["causal-lm", "masked-lm"] = "causal-lm" if template.has_label else "masked-lm"
     folded = prompt.fold()
     # Labels of one token each: the first spelling of each token.
     labels = {example.target: str(example.answer) for example in reversed(kept.train)}

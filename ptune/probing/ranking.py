@@ -204,7 +204,7 @@ def fact_task(
     tokenizer, masked = backbone.tokenizer, not template.has_label
     # One token is kept free for the object.
     layout = template.bind(tokenizer, max_tokens=max_tokens - (not masked))
-    spelling = Spelling(tokenizer, None if masked else layout)
+    spelling = Spelling(tokenizer, layout)
     allowed = None
     if words is not None:
         tokens = sorted({token for token in spelling.tokens(words) if token is not None})

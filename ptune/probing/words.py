@@ -24,8 +24,10 @@ class Spelling:
 
     Args:
         tokenizer: of the backbone.
-        layout: a bound template with `{label}`; None for a mask, where a word stands behind a space
-            (P-tuning's code does so for every tokenizer that tells the two apart).
+        layout: a bound template, whose `{label}` or `{mask}` stands where the word goes, so that a
+            word is spelled as the tasks spell it; None for no template in particular, where a word
+            stands behind a space (as P-tuning's code has it for every tokenizer that tells the two
+            apart).
     """
 
     def __init__(self, tokenizer: Tokenizer, layout: Layout | None = None) -> None:

@@ -41,6 +41,7 @@ from ptune.tasks.answers import LabelWords, refuse_equal, spoken
 from ptune.tasks.options import TaskOptions
 from ptune.tasks.task import Answer, Example, Prediction, Row, Search, given, index_of
 from ptune.template import Template
+from ptune.values import place_of
 
 # Longest answer of free text, in tokens, its end included.
 MOST_NEW_TOKENS = 64
@@ -186,7 +187,7 @@ class CausalLM:
                 answer,
                 one.cut,
             )
-            for one, answer in zip(self.layout.render(rows), given(rows, answers), strict=True)
+            for one, answer in zip(self._rendered(rows), given(rows, answers), strict=True)
         ]
 
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
@@ -201,8 +202,23 @@ class CausalLM:
                 answer,
                 one.cut + len(ids[self.room :]),
             )
-            for one, ids, answer in zip(self.layout.render(rows), said, answers, strict=True)
+            for one, ids, answer in zip(self._rendered(rows), said, answers, strict=True)
         ]
+
+    def _rendered(self, rows: Sequence[Row]) -> list[Rendered]:
+        """The rows as ids, each with a token or more before its answer."""
+        made = self.layout.render(rows)
+        for index, one in enumerate(made):
+            if not self._begun(one):
+                raise DataError(
+                    f"{place_of(rows, index)}: the row has no token before its answer, since its "
+                    "fields are empty. Put some words before it in the template, or leave the row "
+                    "out."
+                )
+        return made
+
+    def _begun(self, one: Rendered) -> bool:
+        return one.label_at != 0
 
     def _index(self, answer: Answer) -> int:
         return index_of(answer, self.labels)
@@ -221,11 +237,6 @@ class CausalLM:
     ) -> TokenSequence:
         """The row up to its label, and as much of an answer as is needed to predict the rest."""
         assert one.label_at is not None
-        if one.label_at == 0:
-            raise DataError(
-                "A row has no token before its label: its fields are empty. "
-                "Put some words before {label} in the template, or leave the row out."
-            )
         ids = one.ids[: one.label_at] + answer[:-1]
         last = one.label_at - 1
         return TokenSequence(

@@ -11,8 +11,8 @@ r"""Examples in flat arrays: many rows in little memory, and as they are kept on
     records    [1,"yes"] [0,"no"]
 
 A row is made an `Example` when it is asked for; a slice is a view. The arrays may lie in memory or
-be mapped from a file (`ptune.training.cache`): the ids of a row that is never asked for are then
-never read.
+be mapped from a file (`ptune.training.cache`), which is read through once, for its hash; after that
+only what is asked for needs to stay in memory.
 
 Knows what an example is; knows no task, no template and no file.
 """

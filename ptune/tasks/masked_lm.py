@@ -23,6 +23,7 @@ said next (`ptune.tasks.causal_lm`), so that one recipe runs on both kinds.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptune import metrics
+from ptune import metrics, texts
 from ptune.backbone import Backbone
 from ptune.batch import TokenSequence
 from ptune.errors import ConfigError, TemplateError
@@ -71,6 +72,8 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> Task:
     layout = template.bind(backbone.tokenizer, max_tokens=options.limit(backbone))
     masks = template.masks[0].count
     if not options.labels:
+        texts.check(options.metric)
+        _refuse_search(options, backbone)
         return MaskedText(layout, backbone.tokenizer.decode, masks=masks, fill=options.fill)
     words = LabelWords(spoken(options), score=options.word_score, prior=options.prior)
     _refuse_unknown(words.spelled, layout, backbone)
@@ -112,6 +115,17 @@ def _require_mask_token(template: Template, backbone: Backbone) -> None:
         if isinstance(part, Anchor) and token in part.text:
             at = part.at + part.text.index(token)
             raise fault(template.source, at, f"{token} is the mask token itself. Write {{mask}}.")
+
+
+def _refuse_search(options: TaskOptions, backbone: Backbone) -> None:
+    """Nothing is generated in a gap: `{mask*n}` says how long an answer is."""
+    defaults = {one.name: one.default for one in fields(TaskOptions)}
+    for key in ("max_new_tokens", "beams", "length_penalty"):
+        if getattr(options, key) != defaults[key]:
+            raise ConfigError(
+                f"{key} = {getattr(options, key)} goes with models that generate; "
+                f'"{backbone.name}" fills a gap, whose length {{mask*n}} says. Leave {key} out.'
+            )
 
 
 def _as_next_words(template: Template, backbone: Backbone, options: TaskOptions) -> Task:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ptune import texts
 from ptune.batch import TokenSequence
 from ptune.errors import DataError
 from ptune.inject import Words
@@ -160,12 +161,9 @@ class MaskedText:
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """The share of answers that are right, as the tokenizer writes them."""
-        right = [
-            p.answer == self._decode(e.target).strip()
-            for p, e in zip(predictions, examples, strict=True)
-        ]
-        return {"exact_match": sum(right) / len(right)}
+        """Exact match, ROUGE and BLEU (`ptune.texts`) of answers as the tokenizer writes them."""
+        truth = [self._decode(example.target) for example in examples]
+        return texts.scores(truth, [str(one.answer) for one in predictions])
 
 
 # At one read: the log-probability of the most likely token, and its id.

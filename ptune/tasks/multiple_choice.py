@@ -42,6 +42,7 @@ from ptune.tasks.options import Pooling, TaskOptions
 from ptune.tasks.sequence_classification import pooled_sequence, pooled_states, pooling_of
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 from ptune.template import Template
+from ptune.values import place_of
 
 FIELD = "choice"
 # Longest choice that is scored by its words, in tokens; the rest of it is cut.
@@ -139,23 +140,26 @@ class MultipleChoice:
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
     ) -> list[Example]:
         """Rows with a sequence or a branch for each choice."""
-        made = zip(self._encoded(rows), rows, given(rows, answers), strict=True)
+        choices = [_choices(rows, index) for index in range(len(rows))]
+        made = zip(self._encoded(rows, choices), choices, given(rows, answers), strict=True)
         return [
             Example(
                 encoded.sequences[0],
-                (_number(_choices(row), answer), _choices(row), encoded.words),
+                (_number(own, answer), own, encoded.words),
                 answer,
                 encoded.cut,
                 encoded.sequences[1:],
             )
-            for encoded, row, answer in made
+            for encoded, own, answer in made
         ]
 
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
         """The same: what is right is no part of the text."""
         return self.examples(rows, answers)
 
-    def _encoded(self, rows: Sequence[Row]) -> "Iterator[_Encoded]":
+    def _encoded(
+        self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
+    ) -> "Iterator[_Encoded]":
         raise NotImplementedError
 
     def _scores(
@@ -235,11 +239,12 @@ class ByHead(MultipleChoice):
         """A linear head with one output."""
         return ClassificationHead(hidden, 1, dropout=self.dropout, form=self.form)
 
-    def _encoded(self, rows: Sequence[Row]) -> Iterator[_Encoded]:
-        expanded = _Expanded(rows)
-        rendered = iter(self.layout.render(expanded))
-        for row in rows:
-            own = [next(rendered) for _ in _choices(row)]
+    def _encoded(
+        self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
+    ) -> Iterator[_Encoded]:
+        rendered = iter(self.layout.render(_Expanded(rows, choices)))
+        for texts in choices:
+            own = [next(rendered) for _ in texts]
             sequences = tuple(pooled_sequence(one, self.pooling) for one in own)
             yield _Encoded(sequences, sum(one.cut for one in own))
 
@@ -262,21 +267,33 @@ class _Spoken(MultipleChoice):
         layout: the template with an open place at `{choice}`.
         mean: over the tokens of a choice, and not their sum.
         room: longest choice, in tokens.
+    Attributes:
+        continues: whether a choice follows what stands before it, which then must be something.
     """
+
+    continues = False
 
     def __init__(self, layout: Layout, *, mean: bool, room: int) -> None:
         super().__init__(layout)
-        self.mean, self.longest = mean, room
+        self.mean, self.room = mean, room
 
-    def _encoded(self, rows: Sequence[Row]) -> Iterator[_Encoded]:
-        for row, one in zip(rows, self.layout.render(rows), strict=True):
-            whole = self._closed(self.layout.answer_ids(_choices(row)))
-            kept = [ids[: self.longest] for ids in whole]
+    def _encoded(
+        self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
+    ) -> Iterator[_Encoded]:
+        for at, (texts, one) in enumerate(zip(choices, self.layout.render(rows), strict=True)):
+            if self.continues and one.label_at == 0:
+                raise DataError(
+                    f"{place_of(rows, at)}: the row has no token before its choice, since its "
+                    "fields are empty. Put some words before {choice} in the template, or leave "
+                    "the row out."
+                )
+            whole = self._closed(self.layout.answer_ids(texts))
+            kept = [ids[: self.room] for ids in whole]
             cut = sum(map(len, whole)) - sum(map(len, kept))
             if len(set(kept)) < len(kept):
                 raise DataError(
-                    f"A row has two choices with the same tokens: {', '.join(_choices(row))}. "
-                    f"{self.longest} tokens of a choice are read. Mend or delete the row, or set "
+                    f"{place_of(rows, at)}: two choices have the same tokens: {', '.join(texts)}. "
+                    f"{self.room} tokens of a choice are read. Mend or delete the row, or set "
                     "choose_by: head."
                 )
             yield _Encoded(tuple(self._laid_out(one, kept)), one.cut + cut, tuple(kept))
@@ -304,6 +321,8 @@ class ByWords(_Spoken):
         end: the end token; None where the tokenizer has none.
     """
 
+    continues = True
+
     def __init__(self, layout: Layout, *, mean: bool, room: int, end: int | None) -> None:
         super().__init__(layout, mean=mean, room=room)
         self.end = end
@@ -313,11 +332,7 @@ class ByWords(_Spoken):
         return [(*ids, self.end) for ids in choices] if begins and self.end is not None else choices
 
     def _laid_out(self, one: Rendered, choices: Sequence[Ids]) -> Iterator[TokenSequence]:
-        if not one.label_at:
-            raise DataError(
-                "A row has no token before its choice: its fields are empty. Put some words before "
-                "{choice} in the template, or leave the row out."
-            )
+        assert one.label_at is not None
         yield TokenSequence(
             ids=one.ids[: one.label_at],
             reads=(one.label_at - 1,),
@@ -381,9 +396,9 @@ class ByMasks(_Spoken):
 class _Expanded(Sequence[Row]):
     """A row for each choice of each row, which know where they stand."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]) -> None:
         self._rows = rows
-        self._places = [(at, text) for at, row in enumerate(rows) for text in _choices(row)]
+        self._places = [(at, text) for at, texts in enumerate(choices) for text in texts]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -400,17 +415,15 @@ class _Expanded(Sequence[Row]):
 
     def where(self, index: int) -> str:
         """The place of the row that the choice belongs to."""
-        at = self._places[index][0]
-        known = getattr(self._rows, "where", None)  # rows of a file know; others are counted
-        return known(at) if known is not None else f"row {at + 1}"
+        return place_of(self._rows, self._places[index][0])
 
 
-def _choices(row: Row) -> tuple[str, ...]:
-    found = row.get(FIELD)
+def _choices(rows: Sequence[Row], index: int) -> tuple[str, ...]:
+    found = rows[index].get(FIELD)
     if not isinstance(found, list | tuple) or len(found) < 2:
         raise DataError(
-            f"A row has no choices: its field {FIELD} holds {found!r}. Give a list of two texts or "
-            "more."
+            f"{place_of(rows, index)}: there are no choices, its field {FIELD} holds {found!r}. "
+            "Give a list of two texts or more."
         )
     return tuple(map(str, found))
 

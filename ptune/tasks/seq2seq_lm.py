@@ -21,7 +21,7 @@ from typing import Literal
 
 from ptune.backbone import Backbone
 from ptune.batch import Branch, TokenSequence
-from ptune.errors import ConfigError, DataError, TemplateError
+from ptune.errors import ConfigError, TemplateError
 from ptune.layout import Layout, Rendered
 from ptune.parts import Anchor, Label, Soft, fault
 from ptune.spelling import Ids
@@ -168,14 +168,12 @@ class Seq2SeqLM(CausalLM):
         """The row, and the decoder's side up to the answer."""
         return replace(example.sequence, decoder=TokenSequence(self._prefix))
 
+    def _begun(self, one: Rendered) -> bool:
+        return bool(one.ids)
+
     def _sequence(
         self, one: Rendered, *, branches: tuple[Branch, ...] = (), answer: tuple[int, ...] = ()
     ) -> TokenSequence:
-        if not one.ids:
-            raise DataError(
-                "A row has no token: its fields are empty. Put some words into the template, or "
-                "leave the row out."
-            )
         last = len(self._prefix) - 1
         decoder = TokenSequence(
             ids=self._prefix + answer[:-1],

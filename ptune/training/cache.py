@@ -22,7 +22,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +34,8 @@ from torch import Tensor
 
 from ptune.backbone import Backbone
 from ptune.config import Recipe
-from ptune.data import Rows
+from ptune.data import Rows, sift
+from ptune.errors import DataError
 from ptune.tasks import Answer, Example, Task, TaskOptions
 from ptune.tasks.flat import FlatExamples
 from ptune.training.rows import RunRows, answers_in
@@ -139,16 +140,19 @@ class Cache:
 
 
 class Encoded(NamedTuple):
-    """The rows of a run as examples, and sentences that the user should read."""
+    """The rows of a run as examples, sentences that the user should read, and the rows."""
 
     training: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
     notes: list[str]
+    data: RunRows
 
 
 def encode_rows(recipe: Recipe, backbone: Backbone, task: Task, data: RunRows) -> Encoded:
     """All rows of a run as examples, from the recipe's cache where they are there.
+
+    A row that cannot be encoded, as one that is too long, is left out where the recipe says so.
 
     Raises:
         DataError: a row cannot be encoded.
@@ -159,16 +163,28 @@ def encode_rows(recipe: Recipe, backbone: Backbone, task: Task, data: RunRows) -
         encoding_key(recipe, backbone, task),
         data.template.fields,
     )
-    training = cache.examples(
-        task.training_examples, data.train, answers_in(recipe, data.train), kind="training"
-    )
-    validation, test = (
-        ()
-        if rows is None
-        else cache.examples(task.examples, rows, answers_in(recipe, rows), kind="evaluation")
-        for rows in (data.validation, data.test)
-    )
-    return Encoded(training, validation, test, cache.notes)
+    notes: list[str] = []
+
+    def encoded(
+        encode: Encode, rows: Rows | None, kind: str
+    ) -> tuple[Sequence[Example], Rows | None]:
+        if rows is None:
+            return (), None
+        try:
+            return cache.examples(encode, rows, answers_in(recipe, rows), kind=kind), rows
+        except DataError:
+            if recipe.bad_rows != "skip":
+                raise
+        kept = sift(rows, lambda some: encode(some, answers_in(recipe, some)), skip=True)
+        notes.extend(kept.notes)
+        answers = answers_in(recipe, kept.rows)
+        return cache.examples(encode, kept.rows, answers, kind=kind), kept.rows
+
+    training, train = encoded(task.training_examples, data.train, "training")
+    validation, held_out = encoded(task.examples, data.validation, "evaluation")
+    test, last = encoded(task.examples, data.test, "evaluation")
+    used = replace(data, train=train or data.train, validation=held_out, test=last)
+    return Encoded(training, validation, test, cache.notes + notes, used)
 
 
 def default_folder() -> Path:
@@ -184,11 +200,13 @@ def encoding_key(recipe: Recipe, backbone: Backbone, task: Task) -> str | None:
     if written is None:  # a tokenizer in Python: its code decides, and that has no hash
         return None
     options = asdict(TaskOptions.of(recipe.to_dict(), labels=task.labels))
+    # What tasks ask of the backbone itself, beside its tokenizer.
+    asked = (backbone.pooling, backbone.geometry.causal, backbone.geometry.two_sided)
     parts = [
         written(),
         backbone.fingerprint["tokenizer"],
         task.layout.key,
-        json.dumps([recipe.task, options, task.room]),
+        json.dumps([recipe.task, options, task.room, *asked]),
         _code(),
         version("tokenizers"),
         version("transformers"),

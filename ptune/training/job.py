@@ -101,7 +101,7 @@ def sources_of(recipe: Recipe) -> Sources:
     return Sources(recipe.train, recipe.validation, recipe.test)
 
 
-def _with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
+def with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
     """The recipe with the backbone's pooling in place of "auto": artifacts say what was trained."""
     pools = recipe.task in ("sequence-classification", "multiple-choice")
     if not (pools and trains_head(recipe.task, recipe.choose_by)) or recipe.pooling != "auto":
@@ -177,7 +177,7 @@ class Job:
 def _settled(job: Job, backbone: Backbone) -> Job:
     """The job with what its recipe leaves to the backbone."""
     recipe, data = with_found_words(job.recipe, job.data, backbone)
-    return replace(job, recipe=_with_pooling(recipe, backbone), data=data)
+    return replace(job, recipe=with_pooling(recipe, backbone), data=data)
 
 
 def _train_one(job: Job, backbone: Backbone) -> Result:
@@ -247,7 +247,7 @@ class _Made:
 def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     recipe, data, main = job.recipe, job.data, accelerator.is_main_process
     task, prompt = task_and_prompt(recipe, backbone, data)
-    training, validation, testing, notes = encode_rows(recipe, backbone, task, data)
+    training, validation, testing, notes, used = encode_rows(recipe, backbone, task, data)
     autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
     learner = Learner(
         task,
@@ -273,7 +273,7 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         *layout(recipe, backbone),
         *(learner.load() if job.resume else ()),
     ]
-    facts = facts_of(recipe, backbone, data, training, prompt.numbers, notes)
+    facts = facts_of(recipe, backbone, used, training, prompt.numbers, notes)
     return _Made(job, learner, testing, facts, {})
 
 

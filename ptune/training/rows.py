@@ -25,7 +25,7 @@ from ptune.data import (
     draw_rows,
     few_shot,
     few_shot_split,
-    rows_for,
+    kept_rows_for,
     scheme_in,
     sift,
     split_groups,
@@ -74,7 +74,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         ConfigError, DataError, TemplateError: something does not fit; the message names the file.
     """
     first = _read(recipe, sources.train)
-    check = _check_of(recipe, first)
+    check = _check_of(recipe, first.rows)
     rows, told = _kept(recipe, first, check)
     hold_out = sources.validation is None and recipe.validation_share > 0
     rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
@@ -135,8 +135,8 @@ def _check_columns(template: Template, rows: Rows) -> None:
         raise TemplateError(f"{rows.source}: {error}") from None
 
 
-def _read(recipe: Recipe, source: Source) -> Rows:
-    return rows_for(source, recipe.to_dict())
+def _read(recipe: Recipe, source: Source) -> Kept:
+    return kept_rows_for(source, recipe.to_dict(), skip=recipe.bad_rows == "skip")
 
 
 def _form(recipe: Recipe) -> dict[str, bool]:
@@ -171,12 +171,13 @@ def _check_of(recipe: Recipe, rows: Rows) -> Check:
     return check
 
 
-def _kept(recipe: Recipe, rows: Rows, check: Check) -> Kept:
+def _kept(recipe: Recipe, read: Kept, check: Check) -> Kept:
     """Rows without the bad ones, where the recipe says so."""
     skip = recipe.bad_rows == "skip"
     if not skip and recipe.task != "token-classification":  # said where each row is used
-        return Kept(rows, ())
-    return sift(rows, check, skip=skip)
+        return read
+    kept = sift(read.rows, check, skip=skip)
+    return Kept(kept.rows, read.notes + kept.notes)
 
 
 def _with_known(

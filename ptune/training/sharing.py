@@ -30,7 +30,14 @@ from ptune.tasks import Task
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import default_epochs
 from ptune.training.cache import Encoded, encode_rows
-from ptune.training.job import identity_of, load_backbone, soft_prompt, sources_of, task_and_prompt
+from ptune.training.job import (
+    identity_of,
+    load_backbone,
+    soft_prompt,
+    sources_of,
+    task_and_prompt,
+    with_pooling,
+)
 from ptune.training.learner import CHECKPOINT
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
@@ -47,7 +54,7 @@ OWN = frozenset(
     {
         *("train", "validation", "test", "label_column", "columns", "labels", "verbalizer"),
         *("validation_share", "few_shot", "max_rows", "bad_rows", "template", "problem", "answer"),
-        *("output", "cache"),
+        *("reader", "choices", "output", "cache"),
     }
 )
 
@@ -143,7 +150,10 @@ def _check(recipes: Mapping[str, Recipe], temperature: float) -> None:
 
 
 def _check_common(recipes: Mapping[str, Recipe]) -> None:
-    """Refuse sets that would be trained in different ways."""
+    """Refuse sets that would be trained in different ways, or by what is done of one prompt."""
+    for key, none in (("calibration", "none"), ("found_words", None)):
+        if any(getattr(recipe, key) != none for recipe in recipes.values()):
+            raise ConfigError(f"{key} does not go with a shared prompt. Leave it out.")
     (first, one), *others = recipes.items()
     for name, other in others:
         for key, value in one.to_dict().items():
@@ -164,6 +174,7 @@ def _check_resume(resume: bool, output: Path | None) -> None:
 
 
 def _set(name: str, recipe: Recipe, backbone: Backbone, data: RunRows) -> _Set:
+    recipe = with_pooling(recipe, backbone)
     task, prompt = task_and_prompt(recipe, backbone, data)
     return _Set(name, recipe, data, task, prompt, encode_rows(recipe, backbone, task, data))
 
@@ -225,7 +236,7 @@ def _run(
 ) -> SharedResult:
     facts: dict[str, object] = {
         "backbone": backbone.name,
-        "training rows": {one.name: len(one.data.train) for one in sets},
+        "training rows": {one.name: len(one.rows.data.train) for one in sets},
         "trained parameters": learner.prompt.numbers,
         "notes": [*notes, *(note for one in sets for note in (*one.data.notes, *one.rows.notes))],
     }

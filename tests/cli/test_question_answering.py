@@ -128,3 +128,27 @@ def test_rows_without_ids_are_told_before_the_work(folder, ptune):
     )
     assert (code, out) == (1, "")
     assert err.startswith(f"ptune: {rows}: there is no column id, by which a .json file")
+
+
+def test_questions_that_cannot_be_used_are_left_out_and_listed(folder, ptune, tmp_path, caplog):
+    """One without an answer, and one that leaves its context no room."""
+    document = json.loads((folder / "train.json").read_text())
+    asked = document["data"][0]["paragraphs"][0]["qas"]
+    asked.append({"id": "silent", "question": "where ?", "answers": []})
+    asked.append({"id": "long", "question": "where " * 30, "answers": asked[0]["answers"]})
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(document))
+    on = ("train", folder / "recipe.yaml", f"train={file}", f"output={tmp_path}/run")
+    on = (*on, "validation_share=0")
+    code, out, err = ptune(*on)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"ptune: {file}, question 4: the question has no answer in its context.")
+    code, _, err = ptune(*on, "--skip-bad-rows")
+    assert code == 0, err
+    told = "".join(err.split())
+    assert f"{file}:2of14rowsareleftout:".replace(" ", "") in told
+    assert "question4:thequestionhasno" in told
+    assert "question5:questionhas30tokens" in told
+    run = (tmp_path / "run" / "prompt", "--backbone", folder / "backbone", "--data", file)
+    code, _, err = ptune("evaluate", *run, "--skip-bad-rows")
+    assert (code, "1 of 14 rows is left out:" in caplog.text) == (0, True)

@@ -255,14 +255,15 @@ DEEP = "p-tuning-v2"
             (
                 "found_words = 3 goes with labels that are told by words; task is "
                 "sequence-classification and answer is label. Leave it out, or set task: causal-lm "
-                "or masked-lm."
+                "or masked-lm or seq2seq-lm."
             ),
         ),
         (
             {"answer": "text", "calibration": "contextual"},
             (
                 "calibration = contextual goes with labels that are told by words; task is "
-                "causal-lm and answer is text. Leave it out, or set task: causal-lm or masked-lm."
+                "causal-lm and answer is text. Leave it out, or set task: causal-lm or masked-lm "
+                "or seq2seq-lm."
             ),
         ),
         (
@@ -372,6 +373,45 @@ DEEP = "p-tuning-v2"
             "patience = 3 needs validation rows. Give validation or validation_share.",
         ),
         (
+            {"task": HEAD, "answer": "text"},
+            (
+                "answer = text does not go with task = sequence-classification, which generates no "
+                "words. Leave answer out, or set task: causal-lm or masked-lm or seq2seq-lm."
+            ),
+        ),
+        (
+            {"task": "multiple-choice", "answer": "text"},
+            (
+                "answer = text does not go with task = multiple-choice, which generates no words. "
+                "Leave answer out, or set task: causal-lm or masked-lm or seq2seq-lm."
+            ),
+        ),
+        (
+            {"answer": "text", "labels": ["a", "b"]},
+            "labels does not go with answer = text, whose answers are of no set. Leave labels out.",
+        ),
+        (
+            {"task": "masked-lm", "answer": "text", "verbalizer": {"a": "b"}},
+            (
+                "verbalizer does not go with answer = text, whose answers are of no set. Leave "
+                "verbalizer out."
+            ),
+        ),
+        (
+            {"task": "seq2seq-lm", "answer": "text", "few_shot": 2},
+            (
+                "few_shot = 2 draws rows per label, and answer = text has none. Set max_rows "
+                "instead."
+            ),
+        ),
+        (
+            {"task": "multiple-choice", "choose_by": "words", "loss": "vocabulary"},
+            (
+                "loss = vocabulary is over words, and task = multiple-choice compares labels, "
+                "choices or parts of a context alone. Leave loss out."
+            ),
+        ),
+        (
             {"task": HEAD, "metric": "perplexity"},
             "metric = perplexity goes with task = causal-lm only; task is sequence-classification.",
         ),
@@ -408,6 +448,8 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, object
         {"patience": 3},
         {"task": "masked-lm", "fill": "confident", "word_score": "mean", "found_words": 2},
         {"word_score": "mean", "verbalizer": {"a": ("b", "c")}, "calibration": "batch"},
+        {"task": "seq2seq-lm", "word_score": "mean", "found_words": 2, "calibration": "batch"},
+        {"task": "seq2seq-lm", "answer": "text", "loss": "vocabulary"},
         {"metric": "perplexity", "verbalizer": {"a": "b"}, "few_shot": 4},
     ],
 )

@@ -1,6 +1,6 @@
 import pytest
 
-from ptune.data import answers_of, load_rows, rows_for, with_choices
+from ptune.data import answers_of, kept_rows_for, load_rows, rows_for, with_choices
 from ptune.data.choices import CHOICE
 from ptune.errors import DataError
 
@@ -41,6 +41,17 @@ def test_rows_may_have_choices_in_different_numbers():
 )
 def test_a_label_is_the_number_of_a_choice_or_its_text(label, right):
     assert answers_of(found(PAIR | {"label": label}), "label", KIND) == [right]
+
+
+def test_rows_without_choices_are_left_out_where_that_is_asked_for():
+    rows = [PAIR, PAIR | {"choice2": ""}, PAIR | {"choice2": "wet"}]
+    assert refused(lambda: kept_rows_for(rows, {"task": KIND}, skip=False)).startswith(
+        "the given rows, row 2: has one choice only"
+    )
+    kept = kept_rows_for(rows, {"task": KIND}, skip=True)
+    assert [row[CHOICE] for row in kept.rows] == [("wet", "dry")]
+    assert kept.notes[0] == "the given rows: 2 of 3 rows are left out:"
+    assert "row 3: choices 0 and 1 are both 'wet'" in kept.notes[2]
 
 
 def test_a_label_that_is_text_and_number_of_one_choice_is_that_choice():

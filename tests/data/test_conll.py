@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from ptune.data import load_rows
+from ptune.data import load_rows, sift, tags_of
 from ptune.errors import DataError
 
 TEXT = """-DOCSTART- -X- O
@@ -64,8 +64,7 @@ def test_words_alone_are_rows_without_tags(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a O\nb\n", "line 2: 1 columns (b), where the lines before have 2."),
-        ("a O\n\nb X O\n", "line 3: 3 columns (b | X | O), where the lines before have 2."),
+        ("a\nb O\n", "line 2: 2 columns (b | O), where the lines before have 1, a word alone."),
         ("a\tO\nb\t\n", "line 2: there is no tag. Write one."),
         ("a\tO\n\tO\n", "line 2: there is no word. Write one."),
         ("-DOCSTART- O\n", "there is no sentence. It needs one word and its tag a line."),
@@ -75,3 +74,14 @@ def test_words_alone_are_rows_without_tags(tmp_path):
 def test_a_mistake_is_told_with_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=re.escape(message)):
         load_rows(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("line", ["b", "b X O"])
+def test_a_line_of_other_columns_spoils_its_sentence_alone(tmp_path, line):
+    rows = load_rows(written(tmp_path, f"a O\n\na O\n{line}\n\nc O\n"))
+    message = "line 4 ('b'): not as many columns as in the first line. Each line needs a word first"
+    with pytest.raises(DataError, match=re.escape(message)):
+        tags_of(rows, "label")
+    kept = sift(rows, lambda some: tags_of(some, "label"), skip=True)
+    assert [row["tokens"] for row in kept.rows] == [["a"], ["c"]]
+    assert len(kept.notes) == 2

@@ -112,6 +112,26 @@ def test_the_prompt_of_a_relation_is_one_for_the_backbones_own_task(llama, folde
     assert 0 <= ptune.evaluate(llama, soft, test).scores["accuracy"] <= 1
 
 
+@pytest.mark.parametrize("order", ["subject-first", "mask-first"])
+def test_the_prompt_of_a_masked_model_is_one_that_fills_the_mask(bert, folder, tmp_path, order):
+    plan = plan_of(
+        folder, tmp_path / "run", ("prompt-tuning",), wish=Wish(None, order), relations=["P3"]
+    )
+    probe(bert, plan)
+    soft = SoftPrompt.load(tmp_path / "run" / "prompt-tuning" / "P3" / "prompt")
+    assert (soft.task, soft.labels) == ("masked-lm", ("no", "yes"))
+    (said,) = ptune.predict(bert, soft, [{"sub_label": "my film"}])
+    subject, mask = ids_of(bert, "my film"), [bert.tokenizer.mask_token_id]
+    first, second = (subject, mask) if order == "subject-first" else (mask, subject)
+    ids = [-1, -2, -3, *first, -4, -5, -6, *second, -7, -8, -9]
+    logits = slow_ranks.mask_logits(bert.model, ids, ids.index(mask[0]), soft.vectors)
+    both = torch.tensor(logits)[[*ids_of(bert, "no"), *ids_of(bert, "yes")]].softmax(0)
+    shares = [said.probabilities["no"], said.probabilities["yes"]]
+    assert shares == pytest.approx(both.tolist(), abs=1e-5)
+    test = plan.facts.read("P3", plan.shares).test
+    assert 0 <= ptune.evaluate(bert, soft, test).scores["accuracy"] <= 1
+
+
 def test_training_teaches_the_object_and_leaves_the_backbone_alone(llama, folder, tmp_path):
     before = {name: value.clone() for name, value in llama.model.state_dict().items()}
     plan = plan_of(folder, tmp_path / "run", ("manual", "prompt-tuning"), words=WORDS,

@@ -311,10 +311,10 @@ def test_an_unknown_task_is_refused(backbone):
 def test_a_row_with_nothing_before_its_label_is_refused(backbone):
     task = task_of(backbone, ("yes", "no"), "{text}{label}")
     message = (
-        "A row has no token before its label: its fields are empty. Put some words before {label} "
-        "in the template, or leave the row out."
+        "row 2: the row has no token before its answer, since its fields are empty. Put some words "
+        "before it in the template, or leave the row out."
     )
-    refused(DataError, message, lambda: task.examples([{"text": ""}]))
+    refused(DataError, message, lambda: task.examples([{"text": "late"}, {"text": ""}]))
 
 
 def test_an_unknown_answer_is_refused(backbone):

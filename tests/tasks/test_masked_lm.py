@@ -10,7 +10,7 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.evaluation import Part, measure_examples, predict_examples, read_together
-from ptune.tasks import TaskOptions, make_task
+from ptune.tasks import Prediction, TaskOptions, make_task
 from ptune.tasks.flat import FlatExamples
 from ptune.template import Template
 
@@ -251,6 +251,28 @@ def test_the_loss_of_free_text_is_that_of_the_gap_that_it_fits(bert):
     for make in (task.training_examples, task.examples):
         measured = measure_examples(bert, prompt, task, None, make(ROWS, truth), batch_size=3)
         assert [one.loss for one in measured] == pytest.approx(expected, rel=1e-4)
+
+
+def test_free_text_in_a_gap_has_the_scores_of_texts(bert):
+    task = task_of(bert, labels=())
+    examples = task.examples(ROWS[:2], ["very good film", "not bad"])
+    said = [Prediction("very good text"), Prediction("not bad")]
+    found = task.scores(said, examples)
+    assert found["exact_match"] == 0.5
+    assert found["rouge1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found.keys() == {"exact_match", "rouge1", "rouge2", "rougeL", "bleu"}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"beams": 2}, "beams = 2 goes with models that generate"),
+        ({"max_new_tokens": 3}, "max_new_tokens = 3 goes with models that generate"),
+    ],
+)
+def test_what_is_asked_of_generated_text_is_refused_in_a_gap(bert, option, message):
+    with pytest.raises(ConfigError, match=message):
+        task_of(bert, labels=(), **option)
 
 
 def test_a_text_longer_than_the_gap_is_refused_with_its_row(bert):

@@ -281,8 +281,17 @@ def test_choices_that_the_tokenizer_writes_alike_are_refused_by_words(backbones)
     rows = [{"text": "my parcel", "choice": ("blue", "green")}]  # both unknown to it
     task = task_of(backbones["decoder"], choose_by="words")
     assert refused(DataError, lambda: task.examples(rows)) == (
-        "A row has two choices with the same tokens: blue, green. 16 tokens of a choice are read. "
+        "row 1: two choices have the same tokens: blue, green. 16 tokens of a choice are read. "
         "Mend or delete the row, or set choose_by: head."
+    )
+
+
+def test_a_row_with_nothing_before_its_choice_is_refused_with_its_place(backbones):
+    rows = [{"text": text, "choice": ("yes", "no")} for text in ("late", "")]
+    task = task_of(backbones["decoder"], choose_by="words", template="{text}{choice}")
+    assert refused(DataError, lambda: task.examples(rows)) == (
+        "row 2: the row has no token before its choice, since its fields are empty. Put some words "
+        "before {choice} in the template, or leave the row out."
     )
 
 
@@ -311,6 +320,18 @@ def test_a_prompt_is_trained_saved_and_scores_as_it_was_scored(tmp_path, backbon
         one.answer for one in again.predictions
     ]
     assert read_folder(tmp_path / "prompt")[0]["labels"] == []
+
+
+def test_bad_rows_are_left_out_of_an_evaluation(backbones, caplog):
+    settings = SHORT | {"template": "{soft:2}{text} answer : {choice}", "max_steps": 1}
+    prompt = ptune.train(backbones["decoder"], TRAIN, **settings).prompt
+    bad = [TRAIN[0] | {"label": 7}, TRAIN[0] | {"choice2": "good film"}, TRAIN[0] | {"text": None}]
+    expected = ptune.evaluate(backbones["decoder"], prompt, TRAIN).scores
+    found = ptune.evaluate(backbones["decoder"], prompt, [*TRAIN, *bad], skip_bad_rows=True)
+    assert found.scores == pytest.approx(expected)
+    told = ("1 of 9 rows is", "row 8: choices 0 and 1", "2 of 8 rows are", "row 7: column label",
+            'row 9, column "text"')  # fmt: skip
+    assert all(sentence in caplog.text for sentence in told)
 
 
 @pytest.mark.parametrize("choices", [None, "ends", ["choice1", "choice2"]])

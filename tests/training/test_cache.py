@@ -2,6 +2,7 @@ import os
 
 import pytest
 import tiny
+import tiny_cloze
 from tiny_runs import ROWS, TABLE, Watcher, same, tensors_of, train
 
 from ptune.config import Recipe
@@ -132,6 +133,27 @@ def test_another_way_to_encode_is_another_file(tmp_path, backbone, change):
     before = len(files_of(tmp_path / "cache"))
     encoded(backbone, KINDS["labels"] | change)
     assert len(files_of(tmp_path / "cache")) == 2 * before
+
+
+def test_a_backbone_that_is_read_elsewhere_is_another_file(tmp_path, backbone):
+    """An encoder is read at its first token, a decoder at its last one; they share a tokenizer."""
+    encoded(backbone, KINDS["head"])
+    before = len(files_of(tmp_path / "cache"))
+    encoded(tiny.backbone("bert"), KINDS["head"])
+    assert len(files_of(tmp_path / "cache")) == 2 * before
+
+
+def test_rows_that_cannot_be_encoded_are_left_out_where_the_recipe_says_so(tmp_path):
+    settings = {"task": "masked-lm", "answer": "text", "template": "{soft:2}{text} {mask}"}
+    rows = [{"text": "the film", "label": "good"}, {"text": "my film", "label": "very bad"}] * 3
+    bert = tiny_cloze.backbone()
+    with pytest.raises(DataError, match='row 2: the answer "very bad" has 2 tokens'):
+        encoded(bert, settings, rows, validation_share=0.0)
+    found, _, data = encoded(bert, settings, rows, validation_share=0.0, bad_rows="skip")
+    assert (len(data.train), len(found.data.train), len(found.training)) == (6, 3, 3)
+    assert found.notes[0] == "the given rows: 3 of 6 rows are left out:"
+    assert "row 2: the answer" in found.notes[1]
+    assert (len(found.test), len(found.data.test)) == (2, 2)
 
 
 def test_other_rows_answers_or_another_tokenizer_are_another_file(tmp_path, backbone):

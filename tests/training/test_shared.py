@@ -245,6 +245,26 @@ def test_what_is_trained_is_said_once(backbone, change, message):
     assert str(error.value) == message
 
 
+def test_sets_whose_answers_are_generated_are_scored(files):
+    settings = {"template": "{soft:2}{text} : {label}", "answer": "text", "max_new_tokens": 2}
+    found = shared(tiny.backbone("llama"), files, settings, test=True, max_steps=1)
+    assert all("exact_match" in one.scores["test"] for one in found.results.values())
+
+
+@pytest.mark.parametrize("settings", [{"calibration": "contextual"}, {"found_words": 1}])
+def test_what_is_measured_of_one_prompt_alone_is_refused(backbone, settings):
+    (key,) = settings
+    one = Recipe.make(template="{soft:2}{text} {mask}", task="masked-lm", **settings)
+    with pytest.raises(ConfigError, match=f"{key} does not go with a shared prompt"):
+        train_shared({"a": one, "b": one}, backbone=backbone)
+
+
+def test_the_artifact_of_a_set_says_what_was_pooled(backbone, files):
+    found = shared(backbone, files, max_steps=1)
+    pooled = {one.prompt.settings["pooling"] for one in found.results.values()}
+    assert pooled == {backbone.pooling}
+
+
 def test_a_single_set_shares_nothing(backbone):
     with pytest.raises(ConfigError, match="needs two sets of rows or more"):
         train_shared({"a": Recipe.make(**DEEP_HEAD)}, backbone=backbone)
