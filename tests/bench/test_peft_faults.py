@@ -27,7 +27,9 @@ def test_the_committed_results_have_every_item_measured_in_ptune_or_refused():
     assert all(line["peft"]["right"] is False for line in lines)
     for line in lines:
         own = line["ptune"]
-        assert own["right"] is True or "refused" in own["said"] or line["item"] == "11", line
+        # What could not be compared (null) says why; wrong is never allowed.
+        asked = own["right"] is True or "refused" in own["said"] or line["item"] == "11"
+        assert asked or (own["right"] is None and "no attention by hand" in own["said"]), line
 
 
 @torch.no_grad()

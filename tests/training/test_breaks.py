@@ -151,6 +151,15 @@ def test_ctrl_c_in_the_last_step_lets_the_run_finish(tmp_path, backbone):
     assert (tmp_path / "prompt" / "prompt.json").exists()
 
 
+@pytest.fixture
+def pythons_own_ctrl_c():
+    """A program that a shell starts in the background begins with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_own_ctrl_c")
 def test_ctrl_c_twice_stops_at_once(backbone):
     def twice(step):
         os.kill(os.getpid(), signal.SIGINT)
