@@ -2,7 +2,7 @@
 
     recipe.py    all keys together, checked                    start here
     settings/    every key once: default, range, meaning
-    rules.py     which settings go together
+    rules/       which settings go together
     room.py      how much may be kept, and where
     reading.py   YAML files and key=value texts
     wording.py   from a declaration to sentences

@@ -8,7 +8,7 @@
 
 A recipe stops at the door: commands unpack it; encoders, tasks and data take plain arguments.
 Knows no file but its own: whether `train` exists or `template` parses is found out by their owners.
-Next: `settings/` declares the keys, `rules.py` says which go together.
+Next: `settings/` declares the keys, `rules/` says which go together.
 """
 
 from collections.abc import Sequence
