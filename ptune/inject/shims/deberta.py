@@ -4,8 +4,7 @@ r"""DeBERTa, all versions: scores of contents and of relative positions apart.
 
 `K` and `Q` are projected embeddings of distances, `b` cuts a distance off (version 1) or puts it
 into logarithmic buckets (versions 2 and 3). A deep prompt has no distance: its keys take part by
-their contents alone, as in the authors' P-tuning v2 (arXiv:2110.07602; their model/deberta.py adds
-zeros there).
+their contents alone.
 
 Source: He et al. 2021, arXiv:2006.03654, section 3.1, equations 3 and 4.
 """
