@@ -28,7 +28,7 @@ from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
 from ptune.training.job import task_of
-from ptune.training.options import Options
+from ptune.training.options import Options, autocasts
 from ptune.training.rows import RunRows, Sources, answers_in, read_rows
 
 # Of one step: several where gradients are added up.
@@ -54,7 +54,7 @@ class Job:
     @property
     def autocast(self) -> bool:
         """Whether products are in bfloat16 though the weights are not."""
-        return self.recipe.precision == "bf16" and self.backbone.dtype == torch.float32
+        return autocasts(self.recipe, self.backbone.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _steps(
 
 def own_side(job: Job) -> Side:
     """As ptune trains."""
-    options = Options.of(job.recipe, autocast=job.autocast)
+    options = Options.of(job.recipe, job.backbone.dtype)
     job.prompt.train()
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:

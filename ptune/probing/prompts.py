@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-import torch
 from accelerate import Accelerator
 
 from ptune.backbone import Backbone
@@ -140,9 +139,8 @@ def _alone(backbone: Backbone) -> Accelerator:
 
 
 def _options(recipe: Recipe, backbone: Backbone) -> Options:
-    autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
     # The best epoch is that of the best P@1 on dev, as the paper chooses it.
-    return replace(Options.of(recipe, autocast=autocast), metric="p_at_1")
+    return replace(Options.of(recipe, backbone.dtype), metric="p_at_1")
 
 
 def _task_and_prompt(

@@ -248,13 +248,12 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     recipe, data, main = job.recipe, job.data, accelerator.is_main_process
     task, prompt = task_and_prompt(recipe, backbone, data)
     training, validation, testing, notes, used = encode_rows(recipe, backbone, task, data)
-    autocast = recipe.precision == "bf16" and backbone.dtype == torch.float32
     learner = Learner(
         task,
         prompt,
         training=training,
         validation=validation,
-        options=Options.of(recipe, autocast=autocast),
+        options=Options.of(recipe, backbone.dtype),
         plan=plan_of(recipe, backbone, task, training),
         device=backbone.device,
         output=job.output,

@@ -3,8 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from ptune.config import Recipe
 from ptune.trainable import TrainablePrompt
+
+
+def autocasts(recipe: Recipe, held: torch.dtype) -> bool:
+    """Whether products are in bfloat16 though the weights are not."""
+    return recipe.precision == "bf16" and held == torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,12 @@ class Options:
     compile: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, *, autocast: bool) -> "Options":
-        """Unpack a resolved recipe."""
+    def of(cls, recipe: Recipe, held: torch.dtype) -> "Options":
+        """Unpack a resolved recipe.
+
+        Args:
+            held: what the backbone's weights are held in.
+        """
         assert recipe.lr is not None
         assert recipe.encoder_lr is not None
         return cls(
@@ -53,7 +64,7 @@ class Options:
             keep=recipe.keep,
             metric=recipe.metric or "loss",
             seed=recipe.seed,
-            autocast=autocast,
+            autocast=autocasts(recipe, held),
             gradient_checkpointing=recipe.gradient_checkpointing,
             compile=recipe.compile,
         )

@@ -21,6 +21,7 @@ Next: `ptune.training.sharing` reads the recipes and writes the prompts.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -129,9 +130,9 @@ class Sets(Sequence[Example]):
         if isinstance(index, slice):
             return [self[at] for at in range(len(self))[index]]
         at = range(len(self))[index]
-        number = next(n for n, end in enumerate(self.ends) if at < end)
+        number = bisect_right(self.ends, at)
         example = self.sets[number][at - (self.ends[number - 1] if number else 0)]
-        own = [replace(one, prompt=number) for one in example.sequences]
+        own = [one.of(number) for one in example.sequences]
         return replace(example, sequence=own[0], others=tuple(own[1:]))
 
 
@@ -177,7 +178,7 @@ class BySets:
 
     def parts(self, rows: Sequence[int]) -> list[list[int]]:
         ends = list(accumulate(self.counts))
-        by_set = groupby(rows, key=lambda row: next(n for n, end in enumerate(ends) if row < end))
+        by_set = groupby(rows, key=lambda row: bisect_right(ends, row))
         found = []
         for _, several in by_set:
             own = list(several)

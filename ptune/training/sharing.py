@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from ptune.artifact import exists
@@ -214,9 +213,7 @@ def _learner(
         prompt,
         training=Sets([one.rows.training for one in sets]),
         validation=Sets([one.rows.validation for one in sets]),
-        options=Options.of(
-            recipe, autocast=recipe.precision == "bf16" and backbone.dtype == torch.float32
-        ),
+        options=Options.of(recipe, backbone.dtype),
         plan=plan,
         device=backbone.device,
         output=output,

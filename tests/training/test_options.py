@@ -14,7 +14,7 @@ SHAPES = [SiteShape(2, 4, 4)]
 
 def options(**settings):
     recipe = Recipe.make(backbone="b", train="t.csv", **settings).resolved()
-    return Options.of(recipe, autocast=False)
+    return Options.of(recipe, torch.float32)
 
 
 def test_every_setting_of_the_recipe_that_the_loop_reads_arrives():
