@@ -167,7 +167,7 @@ def _check_two_sided(folder: PeftFolder, backbone: Backbone) -> None:
 
 
 def _of_task(folder: PeftFolder, index: int | None) -> Tensor:
-    """The factor of one task, a product of two thin matrices (arXiv:2303.02861, equation 2)."""
+    """The factor of one task, a product of two thin matrices (MPT, arXiv:2303.02861)."""
     columns, rows = folder.tensor("prefix_task_cols", 3), folder.tensor("prefix_task_rows", 3)
     count = len(columns)
     if index is None and count == 1:

@@ -7,7 +7,7 @@ r"""Ranks: which place the right object has among the words, and the scores made
     P@k = share of facts of rank <= k        MRR = mean of 1 / rank
 
 Equal tokens stand in the order of their ids, so that a rank is one number. Other right objects of a
-subject are not taken out (Liu et al. 2021 do not either).
+subject are not taken out (the code of Liu et al. 2021 does not either).
 
 Task `FactTask` trains and measures a prompt by these: the loss is over the whole vocabulary, ranks
 are over the list alone. A masked language model is read at its mask, a causal one behind its row.
