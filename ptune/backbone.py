@@ -255,9 +255,9 @@ class Backbone:
         """
         if self.geometry.two_sided:
             raise BackboneError(
-                f'"{self.name}" is an encoder-decoder, which ptune cannot share out among '
-                "processes yet. Start without --use_fsdp; device_map spreads it over the devices "
-                "of one."
+                f'"{self.name}" is an encoder-decoder, which ptune cannot divide among '
+                "processes yet. Start without --use_fsdp; device_map puts it on several devices of "
+                "one process."
             )
         _ = self.fingerprint, self.parameters  # of whole weights
         if self.has_lm_head:  # it looks at the model by running it

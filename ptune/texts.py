@@ -45,7 +45,9 @@ def scores(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
     0.5
     """
     if not truth or len(truth) != len(predicted):
-        raise DataError(f"{len(predicted)} predictions for {len(truth)} rows; give one a row.")
+        raise DataError(
+            f"{len(predicted)} predictions for {len(truth)} rows; give one for each row."
+        )
     pairs = [(t.strip(), p.strip()) for t, p in zip(truth, predicted, strict=True)]
     found = {"exact_match": sum(t == p for t, p in pairs) / len(pairs)}
     if _there("rouge1"):

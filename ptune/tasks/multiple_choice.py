@@ -243,9 +243,10 @@ class ByHead(MultipleChoice):
         self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
     ) -> Iterator[_Encoded]:
         rendered = iter(self.layout.render(_Expanded(rows, choices)))
-        for texts in choices:
+        for at, texts in enumerate(choices):
             own = [next(rendered) for _ in texts]
-            sequences = tuple(pooled_sequence(one, self.pooling) for one in own)
+            place = place_of(rows, at)
+            sequences = tuple(pooled_sequence(one, self.pooling, place) for one in own)
             yield _Encoded(sequences, sum(one.cut for one in own))
 
     def _scores(
