@@ -106,7 +106,7 @@ class Backbone:
         """Load and freeze a model.
 
         Args:
-            source: hub name, local folder, "ptune-tiny" (the model that travels with ptune), or a
+            source: hub name, local folder, "ptune-tiny" (the model that comes with ptune), or a
                 model in memory, with PEFT's LoRA or without (then its tokenizer and no options).
             dtype: "auto" is float32 on a CPU and the stored one elsewhere.
             device: "auto" takes a GPU where there is one.
