@@ -106,7 +106,7 @@ class Backbone:
         """Load and freeze a model.
 
         Args:
-            source: hub name, local folder, "ptune-tiny" (the model that travels with ptune), or a
+            source: hub name, local folder, "ptune-tiny" (the model that comes with ptune), or a
                 model in memory, with PEFT's LoRA or without (then its tokenizer and no options).
             dtype: "auto" is float32 on a CPU and the stored one elsewhere.
             device: "auto" takes a GPU where there is one.
@@ -255,9 +255,9 @@ class Backbone:
         """
         if self.geometry.two_sided:
             raise BackboneError(
-                f'"{self.name}" is an encoder-decoder, which ptune cannot share out among '
-                "processes yet. Start without --use_fsdp; device_map spreads it over the devices "
-                "of one."
+                f'"{self.name}" is an encoder-decoder, which ptune cannot divide among '
+                "processes yet. Start without --use_fsdp; device_map puts it on several devices of "
+                "one process."
             )
         _ = self.fingerprint, self.parameters  # of whole weights
         if self.has_lm_head:  # it looks at the model by running it

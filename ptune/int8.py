@@ -3,7 +3,7 @@ r"""Int8 weights: a quarter of float32's memory, also while a prompt is trained 
     s_i = max_j |W_ij| / 127,   C_ij = round(W_ij / s_i),   y_i = sum_j s_i C_ij x_j + b_i
 
 One scale for each row of the weight, none for what flows through: the plain form that LLM.int8()
-starts from (arXiv:2208.07339, section 2.1), of weights only. A number is off by `s_i / 2` at most.
+starts from (arXiv:2208.07339), of weights only. A number is off by `s_i / 2` at most.
 
 ptune has its own because a frozen weight is asked for twice: forward, and backward for the gradient
 that goes down to the prompt. Libraries for inference (torchao 0.18 was tried) leave the float copy

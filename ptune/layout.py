@@ -301,7 +301,7 @@ class _Binding:
         found = frame(tokenizer, pair=separator is not None)
         if found is None:
             raise TemplateError(
-                f'template "{self.source}": this tokenizer writes a text otherwise when it adds '
+                f'template "{self.source}": this tokenizer writes text differently when it adds '
                 "special tokens, so they cannot be told apart. Use another tokenizer."
             )
         if separator and not found.between.ids:

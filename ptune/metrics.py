@@ -225,7 +225,7 @@ def majority(truth: Sequence[str]) -> tuple[str, float]:
     ('a', 0.5)
     """
     if not truth:
-        raise DataError("there are no rows to score.")
+        raise DataError("there are no rows to score. Give at least one.")
     counts = Counter(truth)
     label = min(counts, key=lambda name: (-counts[name], name))
     return label, counts[label] / len(truth)
@@ -268,9 +268,11 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 def _check_pairs(truth: Sequence[object], predicted: Sequence[object]) -> None:
     if len(truth) != len(predicted):
-        raise DataError(f"{len(predicted)} predictions for {len(truth)} rows; give one a row.")
+        raise DataError(
+            f"{len(predicted)} predictions for {len(truth)} rows; give one for each row."
+        )
     if not truth:
-        raise DataError("there are no rows to score.")
+        raise DataError("there are no rows to score. Give at least one.")
 
 
 def _check_known(found: set[str], labels: Sequence[str]) -> None:

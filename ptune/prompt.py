@@ -308,7 +308,8 @@ def _prior(name: str, found: Any) -> dict[str, float]:
     if isinstance(found, dict) and all(isinstance(one, float) for one in found.values()):
         return found
     raise ArtifactError(
-        f'{name}: the "prior" of its document is no number for each label: it was not written by '
+        f'{name}: the "prior" of its document is not one number for each label: it was '
+        "not written by "
         "ptune. Ask who made it."
     )
 

@@ -36,7 +36,7 @@ def scores(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
 
     `exact_match` passes over white space at both ends. ROUGE is the mean of the rows' F1, with
     Porter's stemmer, as summarisation reports it (Lin 2004, ROUGE: A Package for Automatic
-    Evaluation of Summaries, section 2 and 3); BLEU is that of all rows together (arXiv:1804.08771).
+    Evaluation of Summaries); BLEU is that of all rows together (arXiv:1804.08771).
 
     Raises:
         DataError: there are no rows, or the lengths differ.
@@ -45,7 +45,9 @@ def scores(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
     0.5
     """
     if not truth or len(truth) != len(predicted):
-        raise DataError(f"{len(predicted)} predictions for {len(truth)} rows; give one a row.")
+        raise DataError(
+            f"{len(predicted)} predictions for {len(truth)} rows; give one for each row."
+        )
     pairs = [(t.strip(), p.strip()) for t, p in zip(truth, predicted, strict=True)]
     found = {"exact_match": sum(t == p for t, p in pairs) / len(pairs)}
     if _there("rouge1"):

@@ -123,7 +123,7 @@ def _room(
     raise DataError(
         f"{place}: a window has room for {room} tokens of {name} ({beside} has {others} of "
         f"{layout.field_tokens}), and stride = {stride} of them are to be shared with the next "
-        f"one, so windows would not get on. Set stride below {room}, or raise max_tokens."
+        f"one, so no window would reach further. Set stride below {room}, or raise max_tokens."
     )
 
 

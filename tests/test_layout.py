@@ -325,7 +325,7 @@ class Reversing:
 
 def test_a_tokenizer_that_cannot_be_watched_is_refused():
     with refuses(
-        'template "{text}": this tokenizer writes a text otherwise when it adds special tokens, '
+        'template "{text}": this tokenizer writes text differently when it adds special tokens, '
         "so they cannot be told apart. Use another tokenizer."
     ):
         Template.parse("{text}").bind(Reversing(), max_tokens=9)

@@ -130,13 +130,13 @@ def test_numbers_that_are_not_finite_are_refused():
 
 def test_nothing_to_score_is_refused():
     for score, more in ((classification, [["a"]]), (multilabel, [["a"]]), (regression, [])):
-        assert refusal(score, [], [], *more) == "there are no rows to score."
-    assert refusal(majority, []) == "there are no rows to score."
-    assert refusal(imbalance, []) == "there are no rows to score."
+        assert refusal(score, [], [], *more) == "there are no rows to score. Give at least one."
+    assert refusal(majority, []) == "there are no rows to score. Give at least one."
+    assert refusal(imbalance, []) == "there are no rows to score. Give at least one."
 
 
 def test_different_lengths_are_refused():
-    message = "1 predictions for 2 rows; give one a row."
+    message = "1 predictions for 2 rows; give one for each row."
     assert refusal(classification, ["a", "b"], ["a"], ["a", "b"]) == message
     assert refusal(multilabel, [["a"], ["b"]], [["a"]], ["a", "b"]) == message
     assert refusal(regression, [1.0, 2.0], [1.0]) == message

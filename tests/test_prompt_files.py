@@ -278,7 +278,8 @@ def test_a_prior_that_is_no_number_for_each_label_is_refused(tmp_path, prior):
     document = make().document() | {"prior": prior}
     write_folder(tmp_path / "a", make()._named_tensors(), document, "# A prompt")
     assert refusal(SoftPrompt.load, tmp_path / "a") == (
-        f'{tmp_path / "a"}: the "prior" of its document is no number for each label: it was not '
+        f'{tmp_path / "a"}: the "prior" of its document is not one number for each label: '
+        "it was not "
         "written by ptune. Ask who made it."
     )
 

@@ -161,7 +161,7 @@ def bench(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to time, after one to warm up.", min=1)] = 10,
-    peer: Annotated[bool, typer.Option(help="Measure PEFT too, where it can say it.")] = True,
+    peer: Annotated[bool, typer.Option(help="Measure PEFT too, if it has the method.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a recipe's training step here: seconds, tokens, memory, the floor, and PEFT.

@@ -6,7 +6,7 @@ r"""CoNLL files to rows: one word a line, a blank line between sentences.
     rejects VBZ  B-VP  O
     ...
 
-The first column is the word, the last one its tag; the others are passed over. Columns are parted
+The first column is the word, the last one its tag; the others are ignored. Columns are separated
 by one tab, or by any spaces in a line that has no tab. A line of white space is a blank line. A
 file of words alone, to be predicted, has rows without tags. In a file with tags, a line of another
 number of columns than the first has None for its tag, which `ptune.data.tags` refuses.
@@ -20,8 +20,8 @@ from ptune.values import WORDS_FIELD
 
 TAGS_COLUMN = "label"
 FORM = (
-    "Each line needs a word first and its tag last, parted by one tab or by spaces; sentences are "
-    "parted by a blank line."
+    "Each line needs a word first and its tag last, with one tab or spaces between columns and an "
+    "empty line between sentences."
 )
 _DOCUMENT = "-DOCSTART-"
 
@@ -36,7 +36,10 @@ def read_conll(text: str, source: str) -> Rows:
     """
     sentences = list(_sentences(text))
     if not sentences:
-        raise DataError(f"{source}: there is no sentence. It needs one word and its tag a line.")
+        raise DataError(
+            f"{source}: there is no sentence. Write one word and its tag on each line, and an "
+            "empty line after each sentence."
+        )
     _check_columns([line for sentence in sentences for line in sentence], source)
     columns = len(sentences[0][0][1])
     numbered = ((sentence[0][0], _row(sentence, columns)) for sentence in sentences)

@@ -5,7 +5,8 @@
     pretext:choices:corpus.txt    sentence, choice1 .. choice6 -> which one comes next
 
 A prompt that was trained on such rows is a start for a task of the same form and few rows: natural
-language inference from `pairs`, multiple choice from `choices` (PPT, arXiv:2109.04332, section 3.2;
+language inference from `pairs`, multiple choice from `choices` (PPT, arXiv:2109.04332, and tools/
+preprocess_pretrain_data_ns{p,s}.py of thu-coai/PPT, where the sentence before counts as next, too;
 its third form, single sentences, needs labels of another model and is not made here). A choice of
 `choices` is the next sentence, another one of the same document, or one of another document.
 
@@ -24,7 +25,7 @@ from ptune.data.rows import Row, Rows
 from ptune.errors import DataError, did_you_mean
 
 PREFIX = "pretext:"
-# Choices of a row: the next sentence, one more of its document, and others (PPT, section 3.2).
+# Choices of a row: the next sentence, one more of its document, and others (as in PPT's code).
 CHOICES = 6
 # Shorter sentences, in words, are headings and crumbs; longer ones are lists and tables.
 FEWEST_WORDS, MOST_WORDS = 4, 60

@@ -30,7 +30,7 @@ class EmbeddingEncoder(Encoder):
 
     Raises:
         ConfigError: an argument is out of range, or `initial` has another shape.
-    Source: Lester et al. 2021, arXiv:2104.08691, section 2.
+    Source: Lester et al. 2021, arXiv:2104.08691.
 
     >>> EmbeddingEncoder(2, 4, initial=torch.ones(2, 4), scale=0.25).weight[0].tolist()
     [4.0, 4.0, 4.0, 4.0]

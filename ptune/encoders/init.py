@@ -58,7 +58,7 @@ def sample_vocabulary(
 
     Raises:
         ConfigError: slots is below 1, or the table has no row.
-    Source: Lester et al. 2021, arXiv:2104.08691, section 3.2 (the 5,000 most common tokens).
+    Source: Lester et al. 2021, arXiv:2104.08691 (the 5,000 most common tokens).
 
     >>> sample_vocabulary(torch.eye(3), 3, torch.Generator().manual_seed(0)).sum(dim=0)
     tensor([1., 1., 1.])

@@ -36,7 +36,7 @@ class ResidualEncoder(EmbeddingEncoder):
 
     Raises:
         ConfigError: an argument is out of range, or `initial` has another shape.
-    Source: Razdaibiedina et al. 2023, arXiv:2305.03937, section 3 (one network for all slots).
+    Source: Razdaibiedina et al. 2023, arXiv:2305.03937 (one network for all slots).
     """
 
     def __init__(

@@ -85,7 +85,7 @@ def _refuse_others(name: str, module: str, outputs: int, backbone: Backbone, tas
     if found is not None and found.others:
         raise ArtifactError(
             f'{name}: the class of "{backbone.name}" has {", ".join(found.others)} before its '
-            f"{module}, whose weights are not in the file, so its answers cannot be had "
+            f"{module}, whose weights are not in the file, so its answers cannot be computed "
             "again. Train the head again."
         )
 
@@ -128,7 +128,8 @@ def pooler_of(name: str, backbone: Backbone) -> Dense:
         if form is not None:
             return Dense(form, linear[0].weight.float().cpu(), linear[0].bias.float().cpu())
     raise ArtifactError(
-        f'{name}: the pooler of "{backbone.name}" is of a kind that ptune does not know.'
+        f'{name}: the pooler of "{backbone.name}" is of a kind that ptune does not know, '
+        "so its answers could not be the same. Train the head again."
     )
 
 

@@ -238,7 +238,10 @@ def _head(prompt: SoftPrompt, backbone: Backbone) -> dict[str, Tensor]:
         pooling = backbone.pooling if pooling == "auto" else pooling
         return head_to(head, pooling, prompt.vectors is not None, backbone)
     if form != "plain":
-        raise ArtifactError(f"The classes of transformers for {prompt.task} have a plain head.")
+        raise ArtifactError(
+            f"The prompt's head has the form {form}, and transformers' classes for {prompt.task} "
+            f"have a plain one. {KEEP} Or train it with head_form: plain."
+        )
     own = own_head(backbone.model.config, len(head.tensors["linear.weight"]), prompt.task)
     if own is None or own.others or not isinstance(own.module, torch.nn.Linear):
         raise ArtifactError(

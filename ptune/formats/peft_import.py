@@ -117,7 +117,8 @@ def _task(folder: PeftFolder) -> str:
     said = folder.config.get("task_type")
     if said not in TASKS:
         raise ArtifactError(
-            f"{folder.name}: its task_type is {said!r}. ptune imports {', '.join(TASKS)}."
+            f"{folder.name}: its task_type is {said!r}, which ptune cannot import. Allowed: "
+            f"{', '.join(TASKS)}."
         )
     return TASKS[str(said)]
 
@@ -126,7 +127,10 @@ def _tensors(folder: PeftFolder, backbone: Backbone, task_index: int | None) -> 
     """The prompt itself, cut and checked for the backbone."""
     table = folder.tensor("prompt_embeddings")
     if task_index is not None and folder.kind != "MULTITASK_PROMPT_TUNING":
-        raise ArtifactError(f"{folder.name}: is one prompt, so there is no task to choose.")
+        raise ArtifactError(
+            f"{folder.name}: is the prompt of one task, so there is none to choose. Leave "
+            "--task-index (task_index) out."
+        )
     if folder.kind in DEEP:
         if len(table) != folder.slots:
             raise ArtifactError(
@@ -167,7 +171,7 @@ def _check_two_sided(folder: PeftFolder, backbone: Backbone) -> None:
 
 
 def _of_task(folder: PeftFolder, index: int | None) -> Tensor:
-    """The factor of one task, a product of two thin matrices (arXiv:2303.02861, equation 2)."""
+    """The factor of one task, a product of two thin matrices (MPT, arXiv:2303.02861)."""
     columns, rows = folder.tensor("prefix_task_cols", 3), folder.tensor("prefix_task_rows", 3)
     count = len(columns)
     if index is None and count == 1:

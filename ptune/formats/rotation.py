@@ -2,7 +2,7 @@ r"""Keys of rotary models, moved to other positions.
 
     k(p + n) = R(n) k(p)         R(n): each pair of numbers turned by n * frequency
 
-(RoFormer, arXiv:2104.09864, equation 13.) Pairs are halves apart (`i, i + d/2`: Llama, GPT-NeoX)
+(RoFormer, arXiv:2104.09864.) Pairs are halves apart (`i, i + d/2`: Llama, GPT-NeoX)
 or neighbours (`2i, 2i + 1`: GPT-J, Cohere), over all of a head or its first part. Which frequencies
 and which pairs a site has is found by running the model twice on one text, `n` positions apart.
 """

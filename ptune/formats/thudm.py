@@ -180,7 +180,7 @@ def _folded(
 def _p_tuning(
     table: Float[Tensor, "slots width"], rest: Mapping[str, Tensor]
 ) -> Float[Tensor, "slots width"]:
-    """`MLP(LSTM(E))`, or `MLP(E)` (arXiv:2103.10385, section 3.2; the authors' PromptEncoder)."""
+    """`MLP(LSTM(E))`, or `MLP(E)` (arXiv:2103.10385; the authors' PromptEncoder)."""
     if "mlp.0.weight" in rest:
         return _network(table, rest, "mlp.", torch.relu)
     weights = {n.removeprefix("lstm_head."): t for n, t in rest.items() if n.startswith("lstm_")}

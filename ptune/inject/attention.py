@@ -1,6 +1,6 @@
 r"""ptune's attention: each sequence of a pack for itself, with its deep prompt in front.
 
-    softmax( q [P_k ; k]^T / sqrt(d) + mask ) [P_v ; v]          P-tuning v2, arXiv:2110.07602, 2.2
+    softmax( q [P_k ; k]^T / sqrt(d) + mask ) [P_v ; v]          P-tuning v2, arXiv:2110.07602, 3.2
 
 Two functions are registered with transformers' attention interface. `packed` follows the groups of
 a batch (`ptune.batch`); `by_rows` serves `generate`: it puts the prompt of each row in front of the

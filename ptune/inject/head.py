@@ -13,7 +13,7 @@ The gradient of a log-probability by its state is made together with it, a few r
     d log p(t | s) / ds  =  J(s)^T (e_t - softmax(logits(s)))        J: of the head, by autograd
 
 so the backward pass needs one number a read and no logits (Liger's and Apple's cut cross-entropy do
-so for linear heads: arXiv:2410.10989, 2; arXiv:2411.09009, 4).
+so for linear heads: arXiv:2410.10989, arXiv:2411.09009).
 """
 
 from collections.abc import Callable, Iterator

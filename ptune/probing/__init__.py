@@ -6,9 +6,9 @@
     prompts   one for each relation, trained and scored             plan.py, prompts.py
     record    P@1, P@10, MRR of each relation, and their mean       relations.py, record.py
 
-After Liu et al. 2021 (P-tuning, arXiv:2103.10385, section 4.1) and Petroni et al. 2019 (LAMA,
-arXiv:1909.01066). `probe` in `relations.py` goes through the relations, with
-one backbone for all.
+After the knowledge probing of Liu et al. 2021 (P-tuning, arXiv:2103.10385) and Petroni et al. 2019
+(LAMA, arXiv:1909.01066). `probe` in `relations.py` goes through the relations, with one backbone
+for all.
 """
 
 from ptune.probing.facts import Columns as Columns

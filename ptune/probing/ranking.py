@@ -7,7 +7,7 @@ r"""Ranks: which place the right object has among the words, and the scores made
     P@k = share of facts of rank <= k        MRR = mean of 1 / rank
 
 Equal tokens stand in the order of their ids, so that a rank is one number. Other right objects of a
-subject are not taken out (Liu et al. 2021 do not either).
+subject are not taken out (the code of Liu et al. 2021 does not either).
 
 Task `FactTask` trains and measures a prompt by these: the loss is over the whole vocabulary, ranks
 are over the list alone. A masked language model is read at its mask, a causal one behind its row.
@@ -30,6 +30,7 @@ from ptune.probing.words import Spelling
 from ptune.tasks import Answer, Example, Prediction
 from ptune.tasks.task import Row
 from ptune.template import Template
+from ptune.values import place_of
 
 
 def ranks(
@@ -133,27 +134,36 @@ class FactTask:
             DataError: an object is no token that can be ranked (`known` says which).
         """
         if answers is None:
-            return [Example(self._sequence(one), cut=one.cut) for one in self.layout.render(rows)]
+            return [
+                Example(self._sequence(one, place_of(rows, at)), cut=one.cut)
+                for at, one in enumerate(self.layout.render(rows))
+            ]
         tokens, _ = self.known([str(answer) for answer in answers])
-        for token, answer in zip(tokens, answers, strict=True):
+        for at, (token, answer) in enumerate(zip(tokens, answers, strict=True)):
             if token is None:
-                raise DataError(f"the object {str(answer)!r} is not one token of the vocabulary.")
-        rendered = self.layout.render(rows)
+                raise DataError(
+                    f"{place_of(rows, at)}: the object {str(answer)!r} is not one token of the "
+                    "model, or not on the list of words. Leave the fact out."
+                )
+        told = zip(self.layout.render(rows), tokens, answers, strict=True)
         return [
-            Example(self._sequence(one), token, answer, one.cut)
-            for one, token, answer in zip(rendered, tokens, answers, strict=True)
+            Example(self._sequence(one, place_of(rows, at)), token, answer, one.cut)
+            for at, (one, token, answer) in enumerate(told)
         ]
 
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
         """The same: the object is no part of what is seen."""
         return self.examples(rows, answers)
 
-    def _sequence(self, one: Rendered) -> TokenSequence:
+    def _sequence(self, one: Rendered, place: str) -> TokenSequence:
         if self.masked:
             return TokenSequence(one.ids, reads=one.masks, shared=one.shared, types=one.types)
         assert one.label_at is not None
         if one.label_at == 0:
-            raise DataError("a fact has no token before its answer: its subject is empty.")
+            raise DataError(
+                f"{place}: the fact has no token before its answer, since its subject is empty. "
+                "Give one, or leave the fact out."
+            )
         seen = slice(0, one.label_at)
         return TokenSequence(
             one.ids[seen],

@@ -5,12 +5,12 @@ r"""Templates of probing, made to fit a masked or a causal language model.
     manual                      [X] was born in [Y] .                            LAMA's
     any text                    {soft:4}{subject} : {mask}
 
-Source: P-tuning (arXiv:2103.10385, section 4.1 and the LAMA folder of its code). The code puts the
-mask before the subject, the paper behind it; its authors say that this makes no difference. Where
-the shape ends in 0, the code writes a full stop in its place.
+Source: P-tuning (arXiv:2103.10385, and LAMA/p_tuning/modeling.py of its code). The code puts the
+mask before the subject, the paper behind it; its authors say that this makes no difference (issues
+40 and 46 of THUDM/P-tuning). Where the shape ends in 0, the code writes a full stop in its place.
 
 A causal model says its answer as the next token, so its template ends there: text behind the answer
-is dropped, which is how LAMA has probed causal models, and what could be lost by that is refused.
+is dropped, as that code does for GPT-2, and what could be lost by that is refused.
 
 Reads strings; knows no model.
 """

@@ -77,7 +77,9 @@ def _of_json(path: Path, text: str) -> list[str]:
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}. Write a list of words.") from None
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise DataError(f'{path}: a list of words is written ["one", "two"]; this is none.')
+        raise DataError(
+            f'{path}: is JSON, but not a list of texts. Write the words as ["one", "two"].'
+        )
     return value
 
 

@@ -5,7 +5,7 @@ r"""Answers in words: from scores of words to labels, for every task whose label
     negative    bad            -1.5       -1.5                    -1.5
 
 `sum` is the probability that the model says any word of the label; a label with more words may
-have more of it. `mean` counts each label as one word would count (OpenPrompt's verbalizers,
+have more of it. `mean` counts each label as one word would count (`ManualVerbalizer` of OpenPrompt,
 arXiv:2111.01998). Labels are compared with each other: their probabilities add up to one.
 
 Knows words as ids and as columns of scores; no template, no model.

@@ -6,7 +6,9 @@ A prompt may lean to a label whatever the row says. How it leans is measured onc
 is made, and stored with it (`SoftPrompt.prior`): what is said of a row depends on no other row.
 
     contextual   log of the mean of p(label | r) over content-free rows r: "N/A", "[MASK]" and ""
-                 in every field (Zhao et al. 2021, arXiv:2102.09690, section 4)
+                 in every field (Zhao et al. 2021, arXiv:2102.09690; run_classification.py of
+                 tonyzhaozh/few-shot-learning, which takes the mean before the probabilities of
+                 labels are made to add up to one, here after)
     batch        mean of log p(label | r) over the validation rows r, without their labels (after
                  Zhou et al. 2023, arXiv:2309.17249, who take the rows that are predicted)
 

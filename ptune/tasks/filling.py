@@ -4,7 +4,8 @@ r"""Filling a gap of several masks one by one, the most certain first.
     pass 2   It was [MASK] bad .         p(not) = 0.5                     -> log 0.6 + log 0.5
 
 Of every word that is scored, the token that the model finds most likely at its own place is filled
-in, and the rest is scored again with it (Schick and Schütze 2021, arXiv:2009.07118, section 3.1).
+in, and the rest is scored again with it: PET's default for several masks (Schick and Schütze 2021,
+arXiv:2009.07118; `MultiMaskTaskHelper` in its code).
 Words are scored apart from each other: each has a sequence of its own from the second pass on, so a
 prediction costs as many passes as the longest word has tokens, and as many sequences as there are
 words.

@@ -9,9 +9,10 @@ masked-language-model head, and
     p(label | row) = softmax over labels of  sum_j log p(word_j | row, masks)
 
 A word of k tokens is scored in a gap of k masks, so every word has the gap that fits it; `{mask*n}`
-takes words of up to n tokens. All masks are filled together in training (Schick and Schütze 2021,
-arXiv:2009.07118, section 3.1). For predictions they may be filled one by one, the most certain
-first (`fill: confident`, the same section): `ptune.tasks.filling`.
+takes words of up to n tokens. In training all masks are filled together, as in PET (Schick and
+Schütze 2021, arXiv:2009.07118), whose gap, though, has the masks of the longest word for all words,
+and whose loss is a hinge. For predictions they may be filled one by one, the most certain first, as
+PET does (`fill: confident`): `ptune.tasks.filling`.
 A label with several words: `ptune.tasks.answers`. Without labels the answer is free text:
 `ptune.tasks.masked_text`.
 

@@ -4,9 +4,9 @@ r"""Free text in a gap: the tokens that the model finds most likely there.
     It was [MASK] [MASK] .      -> not good     mean log p = -0.9     the answer
 
 How many tokens an answer has is not known before, so each number of masks that `{mask*n}` allows
-is tried, and the one with the largest mean log-probability is kept (Jiang et al. 2020,
-arXiv:2010.06189). Masks are filled together, or one by one, the most certain first
-(`fill: confident`). Trained on each answer in the gap that fits it.
+is tried, and the one with the largest mean log-probability is kept (X-FACTR, Jiang et al. 2020,
+arXiv:2010.06189; scripts/probe.py of its code). Masks are filled together, or one by one, the most
+certain first (`fill: confident`). Trained on each answer in the gap that fits it.
 
 Knows the layout and ids; no model.
 """

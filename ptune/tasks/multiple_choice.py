@@ -11,12 +11,12 @@ r"""Multiple choice: a row brings the texts that are asked about, two or more of
 
     p(choice | row) = softmax over the row's choices of  score
 
-The head is that of the P-tuning v2 paper's multiple choice (arXiv:2110.07602; `AutoModelForMultiple
-Choice`). The words need no new weights. In a decoder the choice ends the template, the row is
-computed once and each choice continues it (`ptune.batch.Branch`); where one choice is the beginning
-of another, all of the row are closed by the end token. In a masked model as many masks as the
-choice has tokens stand in its place, all filled at once: pseudo-likelihood, not the most confident
-first, as PET and P-tuning v1 decode (arXiv:2009.07118, 3.1).
+The head has one output, as in P-tuning v2's code (arXiv:2110.07602, model/multiple_choice.py). The
+words need no new weights. In a decoder the choice ends the template, the row is computed once and
+each choice continues it (`ptune.batch.Branch`); where one choice is the beginning of another, all
+of the row are closed by the end token. In a masked model as many masks as the choice has tokens
+stand in its place, all filled at once: pseudo-likelihood, not the most confident first, as PET and
+P-tuning v1 decode (arXiv:2009.07118).
 
 Knows rows with the field `choice` (`ptune.data.choices`).
 """
@@ -243,9 +243,10 @@ class ByHead(MultipleChoice):
         self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
     ) -> Iterator[_Encoded]:
         rendered = iter(self.layout.render(_Expanded(rows, choices)))
-        for texts in choices:
+        for at, texts in enumerate(choices):
             own = [next(rendered) for _ in texts]
-            sequences = tuple(pooled_sequence(one, self.pooling) for one in own)
+            place = place_of(rows, at)
+            sequences = tuple(pooled_sequence(one, self.pooling, place) for one in own)
             yield _Encoded(sequences, sum(one.cut for one in own))
 
     def _scores(

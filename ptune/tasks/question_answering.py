@@ -4,8 +4,8 @@ r"""Extractive question answering: the answer is a part of the row's context.
               null                 s,e   s,e s,e s,e          at each token of the context
 
     score(i, j) = start_i + end_j                    i <= j < i + max_answer_tokens
-    null        = start_0 + end_0                    at the first token, as in BERT (Devlin et al.
-                                                     2019, section 4.3); in a decoder at the last
+    null        = start_0 + end_0                    at the first token, as BERT does on SQuAD 2.0
+                                                     (Devlin et al. 2019); in a decoder at the last
                                                      one, which alone has seen the row
 
 A context that is too long is cut into windows that overlap (`ptune.windows`); the question stands

@@ -27,6 +27,7 @@ from ptune.layout import Layout, Rendered
 from ptune.tasks.options import Pooling, Problem, TaskOptions
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 from ptune.template import Template
+from ptune.values import place_of
 
 
 def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "SequenceClassification":
@@ -118,14 +119,15 @@ class SequenceClassification:
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
     ) -> list[Example]:
         """Rows with the positions that are pooled."""
+        told = zip(self.layout.render(rows), given(rows, answers), strict=True)
         return [
             Example(
-                pooled_sequence(one, self.pooling),
+                pooled_sequence(one, self.pooling, place_of(rows, at)),
                 None if answer is None else self._target(answer),
                 answer,
                 one.cut,
             )
-            for one, answer in zip(self.layout.render(rows), given(rows, answers), strict=True)
+            for at, (one, answer) in enumerate(told)
         ]
 
     def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
@@ -194,15 +196,18 @@ class SequenceClassification:
         )
 
 
-def pooled_sequence(one: Rendered, pooling: Pooling) -> TokenSequence:
+def pooled_sequence(one: Rendered, pooling: Pooling, place: str) -> TokenSequence:
     """A row whose pooled states are read.
 
     Raises:
-        DataError: it has no real token.
+        DataError: it has no real token; names its place.
     """
     real = [at for at, id in enumerate(one.ids) if id >= 0]
     if not real:
-        raise DataError("A row has no token of its own to be pooled: its fields are empty.")
+        raise DataError(
+            f"{place}: the row has no token that the head could read, since its fields are empty. "
+            "Put some words into the template, or leave the row out."
+        )
     virtual = [at for at, id in enumerate(one.ids) if id < 0]
     reads = {"first": real[:1], "last": real[-1:], "mean": real, "virtual": virtual[:1]}[pooling]
     return TokenSequence(ids=one.ids, reads=tuple(reads), shared=one.shared, types=one.types)

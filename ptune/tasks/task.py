@@ -156,7 +156,10 @@ def index_of(answer: Answer, labels: Sequence[str]) -> int:
         DataError: the task does not know it. (`ptune.data.check_labels` says so with its place.)
     """
     if answer not in labels:
-        raise DataError(f"unknown label {answer!r}. Known: {', '.join(map(repr, labels))}.")
+        raise DataError(
+            f"label {answer!r} is unknown to the task. Known: {', '.join(map(repr, labels))}. Mend "
+            "the row, or train with rows of this label."
+        )
     return labels.index(str(answer))
 
 

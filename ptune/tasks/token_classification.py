@@ -7,7 +7,7 @@ r"""Token classification: a tag for every word, from a trained head on the word'
 
 The words stand in the field `{tokens}` of the template. Each is written as the tokenizer writes a
 word behind a space, and the state of its first token is what the head sees (as in P-tuning v2's
-code and in BERT's paper, section 5.3). In a decoder that state knows the words before it alone.
+code and in BERT's paper). In a decoder that state knows the words before it alone.
 
 The loss of a row is the mean over its words, so that it does not depend on the other rows of its
 batch. (Others average over all words of a batch, which gives long rows more weight.)

@@ -8,9 +8,11 @@ A word's score for a label is how much more likely it is in the label's rows tha
 
     score(word, label) = mean over rows of it of logit p(word | row)  -  the same over all others
 
-(the likelihood ratio of Schick, Schmid and Schütze 2020, arXiv:2010.13641, section 4), among the
-words that the backbone finds likely at all. A word goes to the label for which its score is
-largest, so no two labels share one. No random number is drawn beside the choice of the rows.
+(PETAL's likelihood ratio: Schick, Schmid and Schütze 2020, arXiv:2010.13641; `log_likelihood_ratio`
+in petal.py of timoschick/pet, normalized, divided by the number of other rows), among the words
+that the backbone finds likely at all. A word goes to the label for which its score is largest, so
+no two labels share one; PETAL lets them share. No random number is drawn beside the choice of the
+rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +36,8 @@ from ptune.training.rows import RunRows
 
 # Rows that are looked at, drawn by the seed.
 MOST_ROWS = 512
-# Words that are compared: the likeliest ones over all labels, each label counting the same.
+# Words that are compared: the likeliest ones over all labels, each label counting the same. PETAL
+# compares as many, but chooses them for each label by itself.
 CANDIDATES = 1000
 # Largest probability that a logit is made of: float32 has no number nearer to one.
 MOST = 1 - 1e-6

@@ -7,13 +7,14 @@ r"""Many tasks, one prompt: a shared prompt over several sets of rows, a head fo
     every batch is of one set, drawn with probability  p_k ~ rows_k ^ (1 / temperature)
 
 A prompt that saw many sets is a better start for each of them, and for a new one, than noise is
-(P-tuning v2, arXiv:2110.07602, section 3.3, "multi-task"; its code was never released: one prompt
-and a head a set, batches of one set, is how the authors describe it). `rank_one` gives each set its
+(P-tuning v2, arXiv:2110.07602, section 3.3, "multi-task learning"; its code was never released: one
+prompt, a head a set and batches of one set are what the authors say of it, in their appendix and in
+issue 22 of THUDM/P-tuning-v2). `rank_one` gives each set its
 own prompt
 
     P_k = P * (u_k v_k^T)          u_k: slots, v_k: width, both 1 at the start
 
-(MPT, arXiv:2303.02861, section 3.1), which folds like any other: what ships for a set is P_k.
+(MPT, arXiv:2303.02861), which folds like any other: what ships for a set is P_k.
 
 One `SharedLearner` stands in the loop for all sets, so a run is stopped, gone on with and watched
 as any other. Knows what a set's task says of its rows; knows no file.
@@ -146,8 +147,8 @@ class BySets:
     """Batches of one set each; an epoch has as many as all sets have together.
 
     Sets are drawn with `p_k ~ rows_k ^ (1 / temperature)`: 1 draws by size, more brings the small
-    ones up (T5, arXiv:1910.10683, section 3.5.2). Within an epoch a set's rows come in a drawn
-    order, and again in another one when all were seen.
+    ones up (T5's "temperature-scaled mixing", arXiv:1910.10683, without its limit of the sizes).
+    Within an epoch a set's rows come in a drawn order, and again in another one when all were seen.
 
     Args:
         counts: rows of each set.

@@ -88,13 +88,16 @@ DEEP = "p-tuning-v2"
         ),
         (
             {"choices": ["a", "b"]},
-            "choices = [a, b] goes with task = multiple-choice only; task is causal-lm.",
+            (
+                "choices = [a, b] goes with task = multiple-choice only; task is causal-lm. "
+                "Leave choices out, or set task: multiple-choice."
+            ),
         ),
         (
             {"choose_by": "words", "task": HEAD},
             (
                 "choose_by = words goes with task = multiple-choice only; task is "
-                "sequence-classification."
+                "sequence-classification. Leave choose_by out."
             ),
         ),
         (
@@ -289,7 +292,7 @@ DEEP = "p-tuning-v2"
         ),
         (
             {"fill": "confident"},
-            "fill = confident goes with task = masked-lm only; task is causal-lm.",
+            "fill = confident goes with task = masked-lm only; task is causal-lm. Leave fill out.",
         ),
         ({"init": "text"}, "init = text needs init_text, the text to start from."),
         (
@@ -302,15 +305,18 @@ DEEP = "p-tuning-v2"
         ),
         (
             {"decoder_template": "{soft:2}{label}"},
-            "decoder_template goes with task = seq2seq-lm only; task is causal-lm.",
+            "decoder_template goes with task = seq2seq-lm only; task is causal-lm. Leave it out.",
         ),
         (
             {"beams": 4},
-            "beams = 4 goes with answer = text only, where words are generated.",
+            "beams = 4 goes with answer = text only. Set answer: text, or leave beams out.",
         ),
         (
             {"max_new_tokens": 9},
-            "max_new_tokens = 9 goes with answer = text only, where words are generated.",
+            (
+                "max_new_tokens = 9 goes with answer = text only. Set answer: text, or leave "
+                "max_new_tokens out."
+            ),
         ),
         (
             {"answer": "text", "length_penalty": 0.6},
@@ -325,7 +331,10 @@ DEEP = "p-tuning-v2"
         ),
         (
             {"init": "random", "init_text": "a"},
-            "init_text goes with init = text only; init is random.",
+            (
+                "init_text goes with init = text only; init is random. Set init: text, or "
+                "leave init_text out."
+            ),
         ),
         (
             {"problem": "regression"},
@@ -345,7 +354,10 @@ DEEP = "p-tuning-v2"
                 "Leave labels out."
             ),
         ),
-        ({"labels": ["a", "b", "a"]}, "labels = [a, b, a] names a label twice."),
+        (
+            {"labels": ["a", "b", "a"]},
+            "labels = [a, b, a] names a label twice. Keep one of the two.",
+        ),
         (
             {"task": HEAD, "problem": "multi-label", "few_shot": 4},
             (
@@ -413,7 +425,10 @@ DEEP = "p-tuning-v2"
         ),
         (
             {"task": HEAD, "metric": "perplexity"},
-            "metric = perplexity goes with task = causal-lm only; task is sequence-classification.",
+            (
+                "metric = perplexity goes with task = causal-lm only; task is "
+                "sequence-classification. Name another metric."
+            ),
         ),
         (
             {"metric": "mse"},

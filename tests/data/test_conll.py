@@ -67,7 +67,13 @@ def test_words_alone_are_rows_without_tags(tmp_path):
         ("a\nb O\n", "line 2: 2 columns (b | O), where the lines before have 1, a word alone."),
         ("a\tO\nb\t\n", "line 2: there is no tag. Write one."),
         ("a\tO\n\tO\n", "line 2: there is no word. Write one."),
-        ("-DOCSTART- O\n", "there is no sentence. It needs one word and its tag a line."),
+        (
+            "-DOCSTART- O\n",
+            (
+                "there is no sentence. Write one word and its tag on each line, and an empty line "
+                "after each sentence."
+            ),
+        ),
         ("\n \n", "the file is empty. It needs one word and its tag a line."),
     ],
 )

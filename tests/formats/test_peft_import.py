@@ -206,7 +206,7 @@ def refusal(*args, **kwargs):
         ({"peft_type": None}, 'adapter_config.json has no "peft_type".'),
         ({"num_virtual_tokens": 0}, '"num_virtual_tokens": 0, and a prompt has at least 1.'),
         ({"num_virtual_tokens": 9}, "has the shape (4, 32), and 9 virtual tokens of"),
-        ({"task_type": "FEATURE_EXTRACTION"}, "its task_type is 'FEATURE_EXTRACTION'. ptune imp"),
+        ({"task_type": "FEATURE_EXTRACTION"}, "its task_type is 'FEATURE_EXTRACTION', which ptune"),
         ({"task_type": "SEQ_CLS"}, "has no trained head (classifier, score or qa_outputs)"),
         ({"peft_type": "PREFIX_TUNING"}, "its prefix has 32 numbers a virtual token, and"),
         ({"peft_type": "MULTITASK_PROMPT_TUNING"}, 'have no tensor "prefix_task_cols" (found: pro'),

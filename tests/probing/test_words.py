@@ -17,7 +17,7 @@ def test_a_list_is_one_word_a_line_or_a_json_list(tmp_path):
     ("name", "text", "said"),
     [
         ("w.txt", "\n \n", "the list holds no word"),
-        ("w.json", '{"one": 1}', r'a list of words is written \["one", "two"\]; this is none'),
+        ("w.json", '{"one": 1}', r"is JSON, but not a list of texts\. Write the words as"),
         ("w.json", "[one", "not JSON"),
     ],
 )

@@ -321,6 +321,7 @@ def test_an_unknown_answer_is_refused(backbone):
     task = task_of(backbone, ("yes", "no"))
     refused(
         DataError,
-        "unknown label 'maybe'. Known: 'yes', 'no'.",
+        "label 'maybe' is unknown to the task. Known: 'yes', 'no'. Mend the row, or train with "
+        "rows of this label.",
         lambda: task.examples(ROWS[:1], ["maybe"]),
     )

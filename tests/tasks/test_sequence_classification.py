@@ -215,13 +215,19 @@ def test_a_template_with_a_label_is_refused(backbones):
 
 def test_a_row_without_a_token_of_its_own_is_refused(backbones):
     task = task_of(backbones["decoder"])
-    message = "A row has no token of its own to be pooled: its fields are empty."
+    message = (
+        "row 1: the row has no token that the head could read, since its fields are empty. Put "
+        "some words into the template, or leave the row out."
+    )
     refused(DataError, message, lambda: task.examples([{"text": ""}]))
 
 
 def test_an_unknown_label_is_refused(backbones):
     task = task_of(backbones["decoder"])
-    message = "unknown label 'ugly'. Known: 'good', 'bad'."
+    message = (
+        "label 'ugly' is unknown to the task. Known: 'good', 'bad'. Mend the row, or train with "
+        "rows of this label."
+    )
     refused(DataError, message, lambda: task.examples(ROWS[:1], ["ugly"]))
 
 

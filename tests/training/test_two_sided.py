@@ -134,7 +134,7 @@ def test_what_has_no_place_for_two_sides_refuses_them(backbone):
         PromptedBackbone(backbone, TrainablePrompt())
     with pytest.raises(ConfigError, match="which ptune bench cannot measure yet"):
         make_job(Recipe.make(backbone="tiny", train="rows", **DEEP), backbone, steps=1)
-    with pytest.raises(BackboneError, match="cannot share out among processes yet"):
+    with pytest.raises(BackboneError, match="cannot divide among processes yet"):
         backbone.shard(torch.device("cpu"))
 
 

@@ -46,7 +46,10 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         lambda v: v["init_text"] is not None and v["init"] not in ("auto", "text"),
-        "init_text goes with init = text only; init is {init}.",
+        (
+            "init_text goes with init = text only; init is {init}. Set init: text, or leave "
+            "init_text out."
+        ),
     ),
     (
         lambda v: not_deep(v) and v["sites"] is not None,
@@ -113,7 +116,7 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         lambda v: head(v) and v["metric"] == "perplexity",
-        "metric = perplexity goes with task = causal-lm only; task is {task}.",
+        "metric = perplexity goes with task = causal-lm only; task is {task}. Name another metric.",
     ),
     (
         lambda v: v["trunk_cache"] not in ("auto", "off") and not above_the_first(v),

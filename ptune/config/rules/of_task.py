@@ -26,12 +26,15 @@ RULES: tuple[Rule, ...] = (
     # task and data
     (
         lambda v: v["task"] != "seq2seq-lm" and v["decoder_template"] != "{label}",
-        "decoder_template goes with task = seq2seq-lm only; task is {task}.",
+        "decoder_template goes with task = seq2seq-lm only; task is {task}. Leave it out.",
     ),
     *(
         (
             lambda v, key=key, default=default: v["answer"] != "text" and v[key] != default,
-            f"{key} = {{{key}}} goes with answer = text only, where words are generated.",
+            (
+                f"{key} = {{{key}}} goes with answer = text only. Set answer: text, or leave "
+                f"{key} out."
+            ),
         )
         for key, default in (("max_new_tokens", None), ("beams", 1), ("length_penalty", 1.0))
     ),
@@ -189,7 +192,7 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         lambda v: v["task"] != "masked-lm" and v["fill"] != "together",
-        "fill = {fill} goes with task = masked-lm only; task is {task}.",
+        "fill = {fill} goes with task = masked-lm only; task is {task}. Leave fill out.",
     ),
     (
         lambda v: not pools(v) and not tagged(v) and v["pooling"] != "auto",
@@ -214,11 +217,17 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         lambda v: not chooses(v) and v["choices"] is not None,
-        "choices = {choices} goes with task = multiple-choice only; task is {task}.",
+        (
+            "choices = {choices} goes with task = multiple-choice only; task is {task}. Leave "
+            "choices out, or set task: multiple-choice."
+        ),
     ),
     (
         lambda v: not chooses(v) and v["choose_by"] != "head",
-        "choose_by = {choose_by} goes with task = multiple-choice only; task is {task}.",
+        (
+            "choose_by = {choose_by} goes with task = multiple-choice only; task is {task}. "
+            "Leave choose_by out."
+        ),
     ),
     (
         lambda v: chooses(v) and (v["labels"] is not None or bool(v["verbalizer"])),
@@ -240,7 +249,7 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         lambda v: v["labels"] is not None and len(set(v["labels"])) != len(v["labels"]),
-        "labels = {labels} names a label twice.",
+        "labels = {labels} names a label twice. Keep one of the two.",
     ),
     (
         lambda v: v["few_shot"] is not None and v["problem"] != "single-label",

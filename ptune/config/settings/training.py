@@ -118,7 +118,7 @@ class TrainingSettings(BaseModel):
     )
     preset: str | None = _setting(
         None,
-        "Settings of a paper's run, by name; other keys of the recipe go before.",
+        "Settings of a paper's run, by name; keys of the recipe itself come first.",
         allowed="a name that `ptune presets` lists",
     )
     seed: int = _setting(0, "Everything random follows from it.", low=0, high=2**32 - 1)

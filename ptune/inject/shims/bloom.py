@@ -1,6 +1,6 @@
 """BLOOM: fused queries, keys and values; positions as a bias on the scores (ALiBi).
 
-    score(i, j) = q_i k_j / sqrt(d) - slope_head * (i - j)            arXiv:2108.12409, section 3
+    score(i, j) = q_i k_j / sqrt(d) - slope_head * (i - j)            ALiBi, arXiv:2108.12409
 
 BLOOM itself adds `slope * j`, which is the same after the softmax. Keys of a deep prompt stand at
 the places before the first token, `-length .. -1`.
@@ -75,6 +75,6 @@ def forward(
 def gelu(module: Any, x: Tensor) -> Tensor:
     """What `BloomGelu` computes in a dozen passes over its input, in one.
 
-    gelu(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))      arXiv:1606.08415, section 2
+    gelu(x) = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))      arXiv:1606.08415
     """
     return functional.gelu(x, approximate="tanh")

@@ -4,9 +4,11 @@ r"""DeBERTa, all versions: scores of contents and of relative positions apart.
 
 `K` and `Q` are projected embeddings of distances, `b` cuts a distance off (version 1) or puts it
 into logarithmic buckets (versions 2 and 3). A deep prompt has no distance: its keys take part by
-their contents alone.
+their contents alone, under the same scale. P-tuning v2's code does the same: it adds zeros for the
+prompt where others have the two terms of positions (model/deberta.py and model/debertaV2.py of
+THUDM/P-tuning-v2).
 
-Source: He et al. 2021, arXiv:2006.03654, section 3.1, equations 3 and 4.
+Source: He et al. 2021, arXiv:2006.03654 (disentangled attention).
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """MPNet: a learned bias for every distance, shared by all layers (as in T5).
 
-    score(i, j) = q_i k_j / sqrt(d) + B[head, bucket(j - i)]            arXiv:2004.09297, section 3
+    score(i, j) = q_i k_j / sqrt(d) + B[head, bucket(j - i)]            arXiv:2004.09297
 
 A deep prompt has no distance and gets no bias.
 """

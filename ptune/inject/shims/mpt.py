@@ -1,7 +1,7 @@
 """MPT: fused queries, keys and values; positions as a bias on the scores (ALiBi), with slopes of
 its own.
 
-    score(i, j) = q_i k_j * scale - slope_head * (i - j)              arXiv:2108.12409, section 3
+    score(i, j) = q_i k_j * scale - slope_head * (i - j)              ALiBi, arXiv:2108.12409
 
 Where heads are no power of two, MPT takes the series of the next power and drops every other one
 first: 2, 4, 6, ..., then 1, 3, 5, ...

@@ -1,6 +1,6 @@
 """T5: positions are a bias on the scores, by how far apart two tokens of one sequence are.
 
-    score(i, j) = q_i k_j + bias_head[bucket(j - i)]                  arXiv:1910.10683, section 2.1
+    score(i, j) = q_i k_j + bias_head[bucket(j - i)]                  arXiv:1910.10683
 
 The model makes the bias for the tokens of a line. A pack has many sequences in one line, whose
 places all begin at 0, so a bias of the size of the longest sequence says all; ptune's attention
