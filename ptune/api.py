@@ -24,7 +24,7 @@ from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
 from ptune.tags import scheme_of
-from ptune.tasks import Answer, Example, Prediction, Task, TaskOptions, make_task
+from ptune.tasks import Answer, Example, Marks, Prediction, Task, TaskOptions, make_task
 from ptune.template import Template
 
 log = logging.getLogger("ptune")
@@ -144,7 +144,8 @@ def evaluate(
     for note in read.notes + notes:
         log.warning("%s", note)
     answers = _answers(prompt, found)
-    examples = _told_cut(ready.task.examples(found, answers))
+    marks = Marks.of(prompt.settings)
+    examples = _told_cut(marks.on(ready.task.examples(found, answers), found))
     return evaluate_examples(*ready, examples, batch_size=batch_size)
 
 
@@ -190,9 +191,13 @@ def _check_of(prompt: SoftPrompt, task: Task | None) -> Check:
     tagged = prompt.task == "token-classification"
     scheme = str(prompt.settings.get("scheme", "auto"))
     scheme = scheme_of(prompt.labels) if scheme == "auto" else scheme
+    marks = Marks.of(prompt.settings)
 
     def check(rows: Rows) -> None:
         answers = _answers(prompt, rows)
+        for column in marks.columns:
+            rows.column(column)
+        marks.check(rows)
         _check_known(rows, answers, prompt.labels, tagged=tagged)
         if tagged:
             check_tags(rows, str(prompt.settings.get("label_column", "label")), scheme)
