@@ -158,9 +158,40 @@ def predict(
     force: bool = False,
 ) -> list[Prediction]:
     """Predict rows that need no label. See `evaluate` for the arguments."""
+    return predict_kept(backbone, prompt, rows, batch_size=batch_size, force=force).predictions
+
+
+class Predicted(NamedTuple):
+    """Rows, and what the prompt says of each."""
+
+    rows: Rows
+    predictions: list[Prediction]
+
+
+def predict_kept(
+    backbone: backbones.Backbone,
+    prompt: SoftPrompt,
+    rows: Inputs,
+    *,
+    batch_size: int = 32,
+    force: bool = False,
+    skip_bad_rows: bool = False,
+) -> Predicted:
+    """Predict rows that need no label, and say which they were. See `evaluate` for the arguments.
+
+    Returns:
+        The rows that were predicted, and their predictions. `Rows.where` names a row's place.
+    """
     ready = make_ready(backbone, prompt, force=force)
-    examples = _told_cut(ready.task.examples(_rows(prompt, rows).rows))
-    return predict_examples(*ready, examples, batch_size=batch_size)
+    read = _rows(prompt, rows, skip=skip_bad_rows)
+    found, notes = read.rows, read.notes
+    if skip_bad_rows:
+        found, more = sift(found, ready.task.examples, skip=True)
+        notes += more
+    for note in notes:
+        log.warning("%s", note)
+    examples = _told_cut(ready.task.examples(found))
+    return Predicted(found, predict_examples(*ready, examples, batch_size=batch_size))
 
 
 def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:

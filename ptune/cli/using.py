@@ -92,6 +92,7 @@ def predict(
     trust_remote_code: TrustOption = False,
     batch_size: BatchOption = 32,
     force: ForceOption = False,
+    skip_bad_rows: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict texts, or the rows of a file.
@@ -100,45 +101,63 @@ def predict(
     """
     if bool(texts) == (input_ is not None):
         raise typer.BadParameter("give texts, or --input and a file; one of the two.")
+    if texts and skip_bad_rows:
+        raise typer.BadParameter("--skip-bad-rows goes with --input and a file.")
     way = Way(device, dtype, device_map, quantization, trust_remote_code)
     soft, loaded = load_prompt(prompt, backbone, way)
-    from ptune.api import predict as predict_rows
+    from ptune.api import predict_kept
     from ptune.display import prediction_line
 
-    write = None if output is None else _writer(output, soft, input_)
-    rows: Any = texts if input_ is None else input_
-    predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
+    write = None if output is None else _writer(output, soft, input_, skip=skip_bad_rows)
+    inputs: Any = texts if input_ is None else input_
+    rows, predictions = predict_kept(
+        loaded, soft, inputs, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
+    )
+    kept = rows if skip_bad_rows else None
     if write is not None:
-        write(predictions)
+        write(predictions, kept)
         typer.echo(f"{len(predictions)} predictions written to {output}")
+    elif as_json:
+        typer.echo("\n".join(_lines(predictions, kept)))
     else:
-        shown = _lines(predictions) if as_json else [prediction_line(p) for p in predictions]
+        places = [""] * len(rows) if kept is None else [f"{rows.unit} {n}: " for n in rows.numbers]
+        shown = (place + prediction_line(p) for place, p in zip(places, predictions, strict=True))
         typer.echo("\n".join(shown))
 
 
-def _lines(predictions: Sequence[Any]) -> list[str]:
+def _lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
+    """A JSON text for each prediction.
+
+    Args:
+        kept: the rows, where others are left out: each text then says the place of its row.
+    """
+    places = [{}] * len(predictions) if kept is None else [{kept.unit: n} for n in kept.numbers]
     return [
         json.dumps(
-            {"answer": p.answer, "probabilities": p.probabilities, **p.more}, ensure_ascii=False
+            {**place, "answer": p.answer, "probabilities": p.probabilities, **p.more},
+            ensure_ascii=False,
         )
-        for p in predictions
+        for place, p in zip(places, predictions, strict=True)
     ]
 
 
-def _writer(output: Path, soft: Any, source: str | None) -> Callable[[Sequence[Any]], None]:
+def _writer(
+    output: Path, soft: Any, source: str | None, *, skip: bool = False
+) -> Callable[..., None]:
     """What writes predictions to a file; what stands in its way is said now, before the work."""
-    from ptune.data import ids_of, load_rows
+    from ptune.data import ids_of, kept_rows_for
     from ptune.writing import check_writable, write_text
 
     check_writable(output)
     if soft.task != "question-answering" or output.suffix != ".json" or source is None:
-        return lambda predictions: write_text(
-            output, "".join(f"{line}\n" for line in _lines(predictions))
+        return lambda predictions, kept=None: write_text(
+            output, "".join(f"{line}\n" for line in _lines(predictions, kept))
         )
-    ids = ids_of(load_rows(source).with_fields(soft.settings.get("columns") or {}))
+    ids = ids_of(kept_rows_for(source, {**soft.settings, "task": soft.task}, skip=skip).rows)
 
-    def write(predictions: Sequence[Any]) -> None:
-        by_id = dict(zip(ids, (p.answer for p in predictions), strict=True))
+    def write(predictions: Sequence[Any], kept: Any = None) -> None:
+        own = ids if kept is None else ids_of(kept)
+        by_id = dict(zip(own, (p.answer for p in predictions), strict=True))
         write_text(output, json.dumps(by_id, ensure_ascii=False) + "\n")
 
     return write

@@ -102,6 +102,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     template = Template.parse(recipe.template or default_template(recipe, rows))
     for part in parts:
         _check_columns(template, part)
+        _check_asked(recipe, template, part)
         _check_marked(recipe, part)
     return RunRows(template, rows, validation, test, labels, told + notes)
 
@@ -176,6 +177,17 @@ def _check_columns(template: Template, rows: Rows) -> None:
         raise TemplateError(f"{rows.source}: {error}") from None
 
 
+def _check_asked(recipe: Recipe, template: Template, rows: Rows) -> None:
+    """Refuse questions that the template leaves out."""
+    asked = recipe.task == "question-answering" and "question" in rows.columns
+    if asked and set(template.fields) == {"context"}:
+        raise TemplateError(
+            f'template "{template.source}": {{question}} is missing, though there is a column '
+            f"question in {rows.source}: all of a context would get one answer. For example: "
+            '"{question}{sep}{context}".'
+        )
+
+
 def _read(recipe: Recipe, source: Source) -> Kept:
     return kept_rows_for(source, recipe.to_dict(), skip=recipe.bad_rows == "skip")
 
@@ -237,9 +249,18 @@ def _with_known(
     return sift(rows, check, skip=recipe.bad_rows == "skip")
 
 
+def soft_part(recipe: Recipe) -> str:
+    """The virtual tokens of a template that nobody gave; none where the prompt is deep.
+
+    >>> soft_part(Recipe.make(prompt_length=5)), soft_part(Recipe.make(method="p-tuning-v2"))
+    ('{soft:5}', '')
+    """
+    return "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+
+
 def default_template(recipe: Recipe, rows: Rows) -> str:
     """The template where the recipe has none: virtual tokens, the one text column, the label."""
-    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+    soft = soft_part(recipe)
     if recipe.task == "token-classification":
         return f"{soft}{{{WORDS_FIELD}}}"
     if recipe.task == "question-answering":
