@@ -20,7 +20,7 @@ from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
 from ptune.data import Check, Kept, Rows, answers_of, check_tags, kept_rows_for, load_rows, sift
-from ptune.errors import DataError
+from ptune.errors import DataError, TemplateError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
 from ptune.tags import scheme_of
@@ -199,7 +199,10 @@ def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
         return Kept(load_rows([{_only_field(template): text} for text in rows]), ())
     found = kept_rows_for(rows, {**prompt.settings, "task": prompt.task}, skip=skip)
-    template.check(found.rows.columns)
+    try:
+        template.check(found.rows.columns)
+    except TemplateError as error:
+        raise TemplateError(f"{found.rows.source}: {error}") from None
     return found
 
 

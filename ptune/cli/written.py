@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.errors import DataError
+from ptune.errors import ConfigError
 
 # Predictions, and the rows that they are of where that matters.
 Write = Callable[..., int]
@@ -80,13 +80,18 @@ def labelled_writer(output: Path, soft: Any, at_least: float | None) -> Write:
     from ptune.writing import check_writable, write_text
 
     check_writable(output)
+    if at_least is not None and not _is_whole(soft):
+        raise ConfigError(
+            "--at-least goes with answers that are one label each; those of this prompt (task "
+            f"{soft.task}) have no probability as a whole. Leave it out."
+        )
     column = str(soft.settings.get("label_column", "label"))
 
     def write(predictions: Sequence[Any], rows: Any) -> int:
         kept = [
             json.dumps({**row, column: one.answer}, ensure_ascii=False, default=str)
             for row, one in zip(rows, predictions, strict=True)
-            if at_least is None or _share(one, soft) >= at_least
+            if at_least is None or one.probabilities[one.answer] >= at_least
         ]
         write_text(output, "".join(f"{line}\n" for line in kept))
         return len(kept)
@@ -94,16 +99,10 @@ def labelled_writer(output: Path, soft: Any, at_least: float | None) -> Write:
     return write
 
 
-def _share(prediction: Any, soft: Any) -> float:
-    """The probability of an answer.
+def _is_whole(soft: Any) -> bool:
+    """Whether an answer of the prompt has one probability."""
+    from ptune.config import kind_of
 
-    Raises:
-        DataError: the prompt's answers have none as a whole.
-    """
-    whole = isinstance(prediction.answer, str) and prediction.answer in prediction.probabilities
-    if not whole:
-        raise DataError(
-            f"--at-least goes with answers that are one label each; those of this prompt "
-            f"(task {soft.task}) have no probability as a whole. Leave it out."
-        )
-    return float(prediction.probabilities[prediction.answer])
+    problem = str(soft.settings.get("problem", "single-label"))
+    answer = str(soft.settings.get("answer", "label"))
+    return kind_of(soft.task, problem, answer) in ("single-label", "multiple-choice")

@@ -178,3 +178,7 @@ def test_questions_that_cannot_be_predicted_are_left_out_and_the_others_keep_the
     assert "long" not in by_id
     code, out, _ = ptune("predict", *prompt, "--input", file, "--skip-bad-rows")
     assert [line.split(":")[0] for line in out.splitlines()][2:4] == ["question 3", "question 5"]
+    asked = ("predict", *prompt, "--input", file, "--output", f"{said}.x", "--at-least", "0.5")
+    code, _, err = ptune(*asked)
+    assert code == 1
+    assert err.startswith("ptune: --at-least goes with answers that are one label each;")
