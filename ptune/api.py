@@ -20,11 +20,11 @@ from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
 from ptune.data import Check, Kept, Rows, answers_of, check_tags, kept_rows_for, load_rows, sift
-from ptune.errors import DataError
+from ptune.errors import DataError, TemplateError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
 from ptune.tags import scheme_of
-from ptune.tasks import Answer, Example, Prediction, Task, TaskOptions, make_task
+from ptune.tasks import Answer, Example, Marks, Prediction, Task, TaskOptions, make_task
 from ptune.template import Template
 
 log = logging.getLogger("ptune")
@@ -144,7 +144,8 @@ def evaluate(
     for note in read.notes + notes:
         log.warning("%s", note)
     answers = _answers(prompt, found)
-    examples = _told_cut(ready.task.examples(found, answers))
+    marks = Marks.of(prompt.settings)
+    examples = _told_cut(marks.on(ready.task.examples(found, answers), found))
     return evaluate_examples(*ready, examples, batch_size=batch_size)
 
 
@@ -157,9 +158,40 @@ def predict(
     force: bool = False,
 ) -> list[Prediction]:
     """Predict rows that need no label. See `evaluate` for the arguments."""
+    return predict_kept(backbone, prompt, rows, batch_size=batch_size, force=force).predictions
+
+
+class Predicted(NamedTuple):
+    """Rows, and what the prompt says of each."""
+
+    rows: Rows
+    predictions: list[Prediction]
+
+
+def predict_kept(
+    backbone: backbones.Backbone,
+    prompt: SoftPrompt,
+    rows: Inputs,
+    *,
+    batch_size: int = 32,
+    force: bool = False,
+    skip_bad_rows: bool = False,
+) -> Predicted:
+    """Predict rows that need no label, and say which they were. See `evaluate` for the arguments.
+
+    Returns:
+        The rows that were predicted, and their predictions. `Rows.where` names a row's place.
+    """
     ready = make_ready(backbone, prompt, force=force)
-    examples = _told_cut(ready.task.examples(_rows(prompt, rows).rows))
-    return predict_examples(*ready, examples, batch_size=batch_size)
+    read = _rows(prompt, rows, skip=skip_bad_rows)
+    found, notes = read.rows, read.notes
+    if skip_bad_rows:
+        found, more = sift(found, ready.task.examples, skip=True)
+        notes += more
+    for note in notes:
+        log.warning("%s", note)
+    examples = _told_cut(ready.task.examples(found))
+    return Predicted(found, predict_examples(*ready, examples, batch_size=batch_size))
 
 
 def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:
@@ -167,7 +199,10 @@ def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
         return Kept(load_rows([{_only_field(template): text} for text in rows]), ())
     found = kept_rows_for(rows, {**prompt.settings, "task": prompt.task}, skip=skip)
-    template.check(found.rows.columns)
+    try:
+        template.check(found.rows.columns)
+    except TemplateError as error:
+        raise TemplateError(f"{found.rows.source}: {error}") from None
     return found
 
 
@@ -190,9 +225,13 @@ def _check_of(prompt: SoftPrompt, task: Task | None) -> Check:
     tagged = prompt.task == "token-classification"
     scheme = str(prompt.settings.get("scheme", "auto"))
     scheme = scheme_of(prompt.labels) if scheme == "auto" else scheme
+    marks = Marks.of(prompt.settings)
 
     def check(rows: Rows) -> None:
         answers = _answers(prompt, rows)
+        for column in marks.columns:
+            rows.column(column)
+        marks.check(rows)
         _check_known(rows, answers, prompt.labels, tagged=tagged)
         if tagged:
             check_tags(rows, str(prompt.settings.get("label_column", "label")), scheme)

@@ -21,7 +21,7 @@ from ptune.batch import PromptTensors, TokenSequence
 from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
 from ptune.tasks.flat import lengths_of
-from ptune.tasks.task import InPasses, Search, Searching
+from ptune.tasks.task import ByMargin, InPasses, Search, Searching
 from ptune.trunk import Trunk
 
 
@@ -146,11 +146,19 @@ def measure_together(
 
 
 def summarize(task: Task, measured: Sequence[Measured], examples: Sequence[Example]) -> Evaluation:
-    """Scores of all rows from what was measured of each."""
+    """Scores of all rows from what was measured of each.
+
+    A row whose answer is false (`Example.holds`) has no part in the loss, which is that of answers
+    to learn; but where all of them are.
+    """
     predictions = [one.prediction for one in measured]
-    loss = math.fsum(one.loss for one in measured) / len(measured)
+    pairs = zip(measured, examples, strict=True)
+    held = [one.loss for one, example in pairs if example.holds is not False]
+    losses = held or [one.loss for one in measured]
+    loss = math.fsum(losses) / len(losses)
     scores = {"loss": loss}
-    if task.read == "words":  # a head's loss, or a squared error, counts no words
+    margin = isinstance(task, ByMargin) and task.margin
+    if task.read == "words" and not margin:  # a head's loss, or a squared error, counts no words
         scores["perplexity"] = metrics.perplexity(loss)
     return Evaluation(scores | task.scores(predictions, examples), predictions)
 

@@ -49,6 +49,37 @@ def classification(
     return {"accuracy": right / len(truth), "macro_f1": float(f1)}
 
 
+def label_f1(truth: Sequence[str], predicted: Sequence[str], label: str) -> float:
+    """Return F1 of one label, 2 TP / (2 TP + FP + FN); 0 where it is neither true nor predicted.
+
+    Raises:
+        DataError: there are no rows, or the lengths differ.
+
+    >>> label_f1(["1", "0", "1"], ["1", "1", "1"], "1")
+    0.8
+    """
+    _check_pairs(truth, predicted)
+    both = sum(t == p == label for t, p in zip(truth, predicted, strict=True))
+    either = sum(side.count(label) for side in (list(truth), list(predicted)))
+    return 2 * both / either if either else 0.0
+
+
+def grouped(groups: Sequence[str], right: Sequence[bool]) -> float:
+    """Return the share of groups in which every row is right.
+
+    Raises:
+        DataError: there are no rows, or the lengths differ.
+
+    >>> grouped(["a", "b", "a", "b"], [True, True, False, True])
+    0.5
+    """
+    _check_pairs(groups, right)
+    whole = dict.fromkeys(groups, True)
+    for group, one in zip(groups, right, strict=True):
+        whole[group] = whole[group] and one
+    return sum(whole.values()) / len(whole)
+
+
 def multilabel(
     truth: Sequence[Collection[str]], predicted: Sequence[Collection[str]], labels: Sequence[str]
 ) -> dict[str, float]:

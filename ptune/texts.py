@@ -8,6 +8,7 @@ which other people's figures come from; where a package is not installed, its sc
 All scores go from 0 to 1. Knows texts; no model.
 """
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -16,6 +17,8 @@ from ptune.errors import ConfigError, DataError
 ROUGE = ("rouge1", "rouge2", "rougeL")
 # Score -> the module that gives it, and how its package is called.
 _PACKAGES = {**dict.fromkeys(ROUGE, ("rouge_score", "rouge-score")), "bleu": ("sacrebleu",) * 2}
+
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def check(metric: str | None) -> None:
@@ -55,6 +58,19 @@ def scores(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
     if _there("bleu"):
         found |= _bleu(pairs)
     return found
+
+
+def same_words(a: str, b: str) -> bool:
+    """Tell whether all words of one text are in the other.
+
+    As the code of P-tuning's few-shot work judges SuperGLUE's WSC, after T5: words are runs of
+    letters in lower case (of any alphabet here), and a text without one is in every other.
+
+    >>> same_words("the Fuzzy Bunny", "bunny."), same_words("the bunny", "the cat")
+    (True, False)
+    """
+    first, second = (set(_LETTERS.findall(text.lower())) for text in (a, b))
+    return first <= second or second <= first
 
 
 def _there(metric: str) -> bool:

@@ -6,7 +6,8 @@ import torch
 from tiny_runs import DEEP, HEAD, KINDS, LABELS, ROWS, TABLE, TEXTS, train
 
 import ptune
-from ptune.errors import ArtifactError, DataError
+from ptune.api import predict_kept
+from ptune.errors import ArtifactError, DataError, TemplateError
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,23 @@ def test_texts_for_a_template_of_two_fields_are_refused(backbone):
     )
     refused(message, lambda: backbone.predict(["late"], prompt))
     assert len(backbone.predict(rows, prompt)) == 10
+
+
+def test_a_file_without_a_field_of_the_template_is_named(tmp_path, backbone, prompts):
+    file = tmp_path / "rows.csv"
+    file.write_text("message\nthank you\n")
+    with pytest.raises(TemplateError) as error:
+        ptune.predict(backbone, prompts["table"], str(file))
+    assert str(error.value).startswith(f'{file}: template "')
+
+
+def test_bad_rows_are_left_out_of_predictions_which_know_their_rows(tmp_path, backbone, prompts):
+    rows = [{"text": "thank you"}, {"text": None}, {"text": "very late"}]
+    with pytest.raises(DataError):
+        predict_kept(backbone, prompts["table"], rows)
+    found = predict_kept(backbone, prompts["table"], rows, skip_bad_rows=True)
+    assert found.rows.numbers == (1, 3)
+    assert found.predictions == ptune.predict(backbone, prompts["table"], [rows[0], rows[2]])
 
 
 def test_no_rows_are_refused(backbone, prompts):

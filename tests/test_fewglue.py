@@ -79,8 +79,9 @@ ROWS = {
             "target": {
                 "span1_text": "film", "span1_index": 1, "span2_text": "it", "span2_index": 6
             },
-            "label": True,
+            "label": label,
         }
+        for label in (True, False)
     ],
 }  # fmt: skip
 # The pattern of PT-Fewshot for the first row; [0] is the block, <n> a gap of n masks at most.
@@ -152,7 +153,7 @@ def test_the_labels_of_the_rows_are_those_of_the_verbalizer(path):
     elif path.stem == "copa":
         assert answers == ["no reply", "it was great"]
     else:
-        assert answers == ["film"]
+        assert answers == ["film", "film"]
 
 
 @each
@@ -170,6 +171,22 @@ def test_a_recipe_follows_the_protocol_of_the_few_shot_runs(path):
     assert round(recipe.warmup_share * recipe.max_steps) == (150 if path.stem == "rte" else 0)
     plan = Plan.make(32, rows_per_step=16, epochs=recipe.epochs, max_steps=recipe.max_steps, seed=0)
     assert plan.steps == recipe.max_steps
+
+
+SCORES = {
+    "cb": {"accuracy", "macro_f1"},
+    "multirc": {"accuracy", "f1", "exact_match"},
+    "wsc": {"accuracy"},
+}
+
+
+@each
+def test_a_recipe_is_judged_by_the_scores_of_superglue(path):
+    recipe = recipe_of(path).resolved()
+    assert recipe.metric == "accuracy"
+    seconds = {"cb": "macro_f1", "multirc": "f1"}
+    assert recipe.second_metric == seconds.get(path.stem)
+    assert recipe.loss == ("margin" if path.stem == "copa" else "labels")
 
 
 @each
@@ -202,6 +219,8 @@ def test_a_recipe_trains_a_masked_model_on_files_of_the_shape_of_the_data_set(na
         settings["verbalizer"] = recipe.verbalizer | {"neutral": ("great",)}
     result = ptune.train(backbone, file, validation=file, test=file, **settings)
     assert (result.steps, set(result.scores)) == (1, {"validation", "test"})
+    assert SCORES.get(path.stem, {"accuracy"}) <= result.scores["test"].keys()
+    assert ("perplexity" in result.scores["test"]) == (path.stem != "copa")
     assert result.prompt.backbone_weights
     assert result.prompt.task == recipe.task
     again = ptune.evaluate(backbone, result.prompt, file)
@@ -215,8 +234,6 @@ def test_the_files_of_the_data_set_are_read(path):
     counts = {"train": 32, "dev32": 32}
     if path.stem == "multirc":
         counts = {"train": 154, "dev32": 167}
-    elif path.stem == "wsc":
-        counts = {"train": 32, "dev32": 10}
     for name, count in counts.items():
         source = DATA / FOLDERS[path.stem] / f"{name}.jsonl"
         rows = rows_for(source, recipe.to_dict())

@@ -8,6 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from ptune import texts
 from ptune.config import METRICS_OF
+from ptune.config.rules.known import COUNTED_BY
 from ptune.errors import DataError
 from ptune.metrics import (
     best_no_answer,
@@ -161,6 +162,8 @@ def test_scores_bear_the_names_that_a_recipe_uses():
         "multiple-choice": {"accuracy", "loss"},
         "text": set(texts.scores(["a b"], ["a b"])) | {"loss", "perplexity"},
     }
+    for kind, counted in COUNTED_BY.items():  # tests/tasks/test_scoring.py
+        made[kind] |= set(counted)
     assert made == {problem: set(names) for problem, names in METRICS_OF.items()}
 
 

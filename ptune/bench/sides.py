@@ -30,6 +30,7 @@ from ptune.training.build import build_prompt, plan_of
 from ptune.training.job import task_of
 from ptune.training.options import Options, autocasts
 from ptune.training.rows import RunRows, Sources, answers_in, read_rows
+from ptune.training.settle import with_template
 
 # Of one step: several where gradients are added up.
 Batches = Sequence[Sequence[Example]]
@@ -89,6 +90,7 @@ def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
     if recipe.train is None:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     data = read_rows(recipe, Sources(recipe.train, recipe.validation, None))
+    data = with_template(recipe, data, backbone)
     task = task_of(recipe, data.template, backbone, data.labels)
     prompt = build_prompt(recipe, backbone, task, data.template, task.layout)
     if prompt.offset:  # its keys stand at positions that rows then cannot have

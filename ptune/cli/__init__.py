@@ -4,7 +4,7 @@
     making.py   demo, train, share, bench, presets, settings
     peers.py    import, export
     checking.py doctor
-    using.py    evaluate, predict, inspect, push
+    using.py    evaluate, predict, inspect, push; written.py is how predictions are written
     probing.py  probe, vocabulary; probed.py is its table
 
 Bad input ends in one sentence on standard error and exit status 1; wrong usage in status 2.

@@ -1,7 +1,5 @@
 """Verbs that use a prompt: `evaluate`, `predict`, `inspect`, `push`."""
 
-import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +22,7 @@ from ptune.cli.app import (
     load_prompt,
     print_json,
 )
+from ptune.cli.written import labelled_writer, lines, shown_lines, writer
 
 
 @app.command()
@@ -56,7 +55,7 @@ def evaluate(
     from ptune.api import evaluate as evaluate_prompt
     from ptune.display import show_scores
 
-    write = None if predictions is None else _writer(predictions, soft, data)
+    write = None if predictions is None else writer(predictions, soft, data)
     evaluation = evaluate_prompt(
         loaded, soft, data, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
     )
@@ -92,6 +91,23 @@ def predict(
     trust_remote_code: TrustOption = False,
     batch_size: BatchOption = 32,
     force: ForceOption = False,
+    skip_bad_rows: SkipOption = False,
+    keep_rows: Annotated[
+        bool,
+        typer.Option(
+            "--keep-rows",
+            help="Write the rows themselves, with the answers as their labels, to train on.",
+        ),
+    ] = False,
+    at_least: Annotated[
+        float | None,
+        typer.Option(
+            "--at-least",
+            help="Of these rows keep those whose answer has this probability.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict texts, or the rows of a file.
@@ -100,48 +116,28 @@ def predict(
     """
     if bool(texts) == (input_ is not None):
         raise typer.BadParameter("give texts, or --input and a file; one of the two.")
+    if texts and skip_bad_rows:
+        raise typer.BadParameter("--skip-bad-rows goes with --input and a file.")
+    if output is None and (keep_rows or at_least is not None):
+        raise typer.BadParameter("--keep-rows and --at-least go with --output.")
     way = Way(device, dtype, device_map, quantization, trust_remote_code)
     soft, loaded = load_prompt(prompt, backbone, way)
-    from ptune.api import predict as predict_rows
-    from ptune.display import prediction_line
+    from ptune.api import predict_kept
 
-    write = None if output is None else _writer(output, soft, input_)
-    rows: Any = texts if input_ is None else input_
-    predictions = predict_rows(loaded, soft, rows, batch_size=batch_size, force=force)
+    write = None
+    if output is not None and (keep_rows or at_least is not None):
+        write = labelled_writer(output, soft, at_least)
+    elif output is not None:
+        write = writer(output, soft, input_, skip=skip_bad_rows)
+    inputs: Any = texts if input_ is None else input_
+    rows, predictions = predict_kept(
+        loaded, soft, inputs, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
+    )
     if write is not None:
-        write(predictions)
-        typer.echo(f"{len(predictions)} predictions written to {output}")
+        typer.echo(f"{write(predictions, rows)} predictions written to {output}")
     else:
-        shown = _lines(predictions) if as_json else [prediction_line(p) for p in predictions]
-        typer.echo("\n".join(shown))
-
-
-def _lines(predictions: Sequence[Any]) -> list[str]:
-    return [
-        json.dumps(
-            {"answer": p.answer, "probabilities": p.probabilities, **p.more}, ensure_ascii=False
-        )
-        for p in predictions
-    ]
-
-
-def _writer(output: Path, soft: Any, source: str | None) -> Callable[[Sequence[Any]], None]:
-    """What writes predictions to a file; what stands in its way is said now, before the work."""
-    from ptune.data import ids_of, load_rows
-    from ptune.writing import check_writable, write_text
-
-    check_writable(output)
-    if soft.task != "question-answering" or output.suffix != ".json" or source is None:
-        return lambda predictions: write_text(
-            output, "".join(f"{line}\n" for line in _lines(predictions))
-        )
-    ids = ids_of(load_rows(source).with_fields(soft.settings.get("columns") or {}))
-
-    def write(predictions: Sequence[Any]) -> None:
-        by_id = dict(zip(ids, (p.answer for p in predictions), strict=True))
-        write_text(output, json.dumps(by_id, ensure_ascii=False) + "\n")
-
-    return write
+        show = lines if as_json else shown_lines
+        typer.echo("\n".join(show(predictions, rows if skip_bad_rows else None)))
 
 
 @app.command()

@@ -49,6 +49,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
+        if "=" in path.name:
+            raise ConfigError(
+                f"{path}: is a setting, and the recipe that it changes comes first: ptune train "
+                f"recipe.yaml {path}. A recipe is a YAML file, with the lines backbone and train "
+                "at least; `ptune settings` lists what else it may say."
+            ) from None
         near = did_you_mean(path.name, _neighbours(path))
         raise ConfigError(f"{path}: no such recipe in {path.parent.absolute()}.{near}") from None
     except IsADirectoryError:

@@ -220,6 +220,11 @@ def _texts(value: object, rows: Rows, index: int, column: str) -> tuple[str, ...
         parts: Sequence[object] = value.split(SEPARATOR) if value else ()
     else:
         parts = value if isinstance(value, list | tuple) else (value,)
+    if len(parts) > 1 and any(_missing(part) or not str(part).strip() for part in parts):
+        raise DataError(
+            f"{rows.where(index)}: column {column} holds {value!r}, one part of which is empty. "
+            f"Labels are parted by one {SEPARATOR} each; leave out what has none."
+        )
     labels = tuple(_text(part, rows, index, column) for part in parts)
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:

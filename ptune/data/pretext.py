@@ -3,12 +3,14 @@
     pretext:pairs:corpus.txt      sentence1, sentence2 -> yes (the next one), maybe (of the same
                                   document, but not next to it), no (of another document)
     pretext:choices:corpus.txt    sentence, choice1 .. choice6 -> which one comes next
+    pretext:sentences:corpus.txt  text, a sentence of its own    -> labels come from another prompt
 
 A prompt that was trained on such rows is a start for a task of the same form and few rows: natural
-language inference from `pairs`, multiple choice from `choices` (PPT, arXiv:2109.04332, and tools/
-preprocess_pretrain_data_ns{p,s}.py of thu-coai/PPT, where the sentence before counts as next, too;
-its third form, single sentences, needs labels of another model and is not made here). A choice of
-`choices` is the next sentence, another one of the same document, or one of another document.
+language inference from `pairs`, multiple choice from `choices`, single texts from `sentences` (PPT,
+arXiv:2109.04332, and tools/preprocess_pretrain_data_ns{p,s}.py of thu-coai/PPT, where the sentence
+before counts as next, too). A choice of `choices` is the next sentence, another one of the same
+document, or one of another document. The labels of `sentences` are those that a model gives which
+was trained on another task (`ptune predict --keep-rows`), as the paper's are.
 
 Documents stand in a UTF-8 text file with an empty line between them. Sentences end at a full stop,
 a question or an exclamation mark before white space; that is crude, and enough. What is drawn
@@ -47,17 +49,24 @@ def read_pretext(source: str) -> Rows:
         DataError: the form is unknown, the file cannot be read, or it has too little text.
     """
     form, _, name = source.removeprefix(PREFIX).partition(":")
-    forms = {"pairs": _pairs, "choices": _choices}
+    forms = {"pairs": _pairs, "choices": _choices, "sentences": _singles}
     if form not in forms or not name:
         near = did_you_mean(form, list(forms))
         raise DataError(
-            f"{source}: is not of the form pretext:pairs:FILE or pretext:choices:FILE.{near}"
+            f"{source}: is not of the form pretext:FORM:FILE with one of the forms "
+            f"{', '.join(forms)}.{near}"
         )
-    documents = _documents(Path(name))
+    documents = _documents(Path(name), alone=form == "sentences")
     return Rows.of(source, "line", forms[form](documents))
 
 
-def _documents(path: Path) -> list[_Document]:
+def _documents(path: Path, *, alone: bool) -> list[_Document]:
+    """The documents of a file.
+
+    Args:
+        alone: of one sentence or more each, of which there may be one; else there must be enough
+            to have a next sentence, one that is not next, and others.
+    """
     try:
         text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
@@ -68,10 +77,14 @@ def _documents(path: Path) -> list[_Document]:
     line = 1
     for part in re.split(r"(\n[ \t]*\n\s*)", text):
         sentences = tuple(one for one in _sentences(part))
-        if len(sentences) > 2:  # a next one, and one that is not next
+        if len(sentences) > (0 if alone else 2):  # a next one, and one that is not next
             found.append(_Document(line, sentences))
         line += part.count("\n")
-    if len(found) < CHOICES:
+    if alone and not found:
+        raise DataError(
+            f"{path}: has no sentence of {FEWEST_WORDS} to {MOST_WORDS} words. Give more text."
+        )
+    if not alone and len(found) < CHOICES:
         raise DataError(
             f"{path}: has {len(found)} documents of three sentences or more, and {CHOICES} are "
             "needed. Put an empty line between documents, or give more text."
@@ -115,6 +128,16 @@ def _choices(documents: Sequence[_Document]) -> Iterator[tuple[int, Row]]:
             row: dict[str, object] = {"sentence": document.sentences[at]}
             row |= {f"choice{n}": options[one] for n, one in enumerate(order, start=1)}
             yield document.line, {**row, "label": str(order.index(0))}
+
+
+def _singles(documents: Sequence[_Document]) -> Iterator[tuple[int, Row]]:
+    """Every sentence once, however often it stands there."""
+    seen: set[str] = set()
+    for document in documents:
+        for sentence in document.sentences:
+            if sentence not in seen:
+                seen.add(sentence)
+                yield document.line, {"text": sentence}
 
 
 def _next(documents: Sequence[_Document], number: int, at: int, draw: int) -> str:

@@ -55,7 +55,7 @@ def sift(rows: Rows, check: Check, *, skip: bool) -> Kept:
     faults = [fault for fault in found if fault]
     if not good:
         raise DataError(f"{rows.source}: no row is good, so none can be skipped. {faults[0]}")
-    return Kept(rows.take(good), tuple(_told(rows, faults)))
+    return Kept(rows.take(good), told(rows, faults))
 
 
 def _fault(rows: Rows, index: int, check: Check) -> str:
@@ -67,11 +67,12 @@ def _fault(rows: Rows, index: int, check: Check) -> str:
     return ""
 
 
-def _told(rows: Rows, faults: list[str]) -> list[str]:
+def told(rows: Rows, faults: list[str]) -> tuple[str, ...]:
+    """Sentences on rows that are left out, of which `faults` says what is wrong with each."""
     if not faults:  # what the check found is of no single row
-        return []
+        return ()
     are = "is" if len(faults) == 1 else "are"
     first = f"{rows.source}: {len(faults)} of {len(rows)} rows {are} left out:"
     more = len(faults) - MOST_LISTED
     rest = [f"  and {more} more."] if more > 0 else []
-    return [first, *(f"  {fault}" for fault in faults[:MOST_LISTED]), *rest]
+    return (first, *(f"  {fault}" for fault in faults[:MOST_LISTED]), *rest)

@@ -19,6 +19,7 @@ from ptune.data.hub import from_dataset, read_hub, read_parquet, refuse_split
 from ptune.data.pretext import PREFIX, read_pretext
 from ptune.data.rows import Rows
 from ptune.data.sift import Kept, sift
+from ptune.data.squad import with_own_ids
 from ptune.data.superglue import READERS
 from ptune.errors import DataError
 
@@ -72,18 +73,18 @@ def kept_rows_for(source: Any, settings: Mapping[str, Any], *, skip: bool) -> Ke
     Raises:
         DataError: the source cannot be read, or a field cannot be made of it.
     """
-    rows = load_rows(source)
+    rows, notes = with_own_ids(load_rows(source), skip=skip)
     reader = settings.get("reader")
     if reader is not None:
         rows = READERS[reader](rows)
     rows = rows.with_fields(settings.get("columns") or {})
     if settings.get("task") != "multiple-choice":
-        return Kept(rows, ())
+        return Kept(rows, notes)
     columns = settings.get("choices")
     kept = Kept(rows, ())
     if skip:
         kept = sift(rows, lambda some: with_choices(some, columns), skip=True)
-    return Kept(with_choices(kept.rows, columns), kept.notes)
+    return Kept(with_choices(kept.rows, columns), notes + kept.notes)
 
 
 def _load_file(path: Path, split: str | None) -> Rows:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ptune.data.rows import Row, Rows
+from ptune.data.sift import Kept, told
 from ptune.errors import DataError
 
 # The right answers of a question: each text, and the character of the context at which it begins.
@@ -26,6 +27,8 @@ Spans: TypeAlias = tuple[tuple[str, int], ...]
 
 # The column that holds where a text answer begins, in characters from 0.
 START = "answer_start"
+# What numbers count in rows of a SQuAD file.
+QUESTION = "question"
 _OPENING = re.compile(r'\s*\{\s*"(?:version|data)"\s*:')
 _SHOWN = 40
 
@@ -48,11 +51,25 @@ def squad_rows(document: object, source: str) -> Rows:
     """A row for each question of a SQuAD file, in the order of the file.
 
     Raises:
-        DataError: a part is missing or of another kind, or an id stands twice; names the place.
+        DataError: a part is missing or of another kind; names the place.
     """
-    rows = Rows.of(source, "question", enumerate(_questions(document, source), start=1))
-    ids_of(rows)  # each has its own
-    return rows
+    return Rows.of(source, QUESTION, enumerate(_questions(document, source), start=1))
+
+
+def with_own_ids(rows: Rows, *, skip: bool) -> Kept:
+    """Refuse a question of a SQuAD file whose id an earlier one has, or leave it out.
+
+    Raises:
+        DataError: an id stands twice and `skip` is False; names both places.
+    """
+    again = list(_again(rows)) if rows.unit == QUESTION else []
+    if not again:
+        return Kept(rows, ())
+    if not skip:
+        raise DataError(again[0][1])
+    left_out = {index for index, _ in again}
+    kept = rows.take(index for index in range(len(rows)) if index not in left_out)
+    return Kept(kept, told(rows, [fault for _, fault in again]))
 
 
 def ids_of(rows: Rows) -> list[str]:
@@ -66,16 +83,19 @@ def ids_of(rows: Rows) -> list[str]:
             f"{rows.source}: there is no column id, by which a .json file of predictions is "
             "written. Add it (or name it with columns), or write a .jsonl file."
         )
-    ids = [str(value) for value in rows.column("id")]
+    for _, fault in _again(rows):
+        raise DataError(fault)
+    return [str(value) for value in rows.column("id")]
+
+
+def _again(rows: Rows) -> Iterator[tuple[int, str]]:
+    """Rows whose id an earlier one has, and what is to be said of each."""
     seen: dict[str, int] = {}
-    for i, name in enumerate(ids):
-        first = seen.setdefault(name, i)
+    for i, value in enumerate(rows.column("id")):
+        first = seen.setdefault(str(value), i)
         if first != i:
-            raise DataError(
-                f"{rows.where(i)}: its id {name} is also that of {rows.where(first)}. "
-                "Predictions are written by id; give each question its own."
-            )
-    return ids
+            said = f"{rows.where(i)}: its id {value} is also that of {rows.where(first)}."
+            yield i, f"{said} Predictions are written by id; give each question its own."
 
 
 def _questions(document: object, source: str) -> Iterator[Row]:

@@ -37,14 +37,19 @@ def _answers(row: Row, where: str) -> Iterator[Row]:
     passage = _part(row, "passage", dict, where, wanted)
     text = _part(passage, "text", str, where, wanted)
     for at, question in enumerate(_part(passage, "questions", list, where, wanted)):
+        name = f"{row.get('idx', where)}-{_own(question).get('idx', at)}"
         for answer in _part(question, "answers", list, where, wanted):
             yield {
                 "passage": text,
                 "question": _part(question, "question", str, where, wanted),
                 "answer": _part(answer, "text", str, where, wanted),
                 "label": answer.get("label"),
-                "question_id": f"{row.get('idx', where)}-{at}",
+                "question_id": name,
             }
+
+
+def _own(question: Any) -> Mapping[str, Any]:
+    return question if isinstance(question, Mapping) else {}
 
 
 def read_copa(rows: Rows) -> Rows:
@@ -74,20 +79,14 @@ def _inside(text: str) -> str:
 
 
 def read_wsc(rows: Rows) -> Rows:
-    """Rows with text (its pronoun in stars), pronoun and span (what it refers to).
+    """Rows with text (its pronoun in stars), pronoun, span, and label: whether it refers to that.
 
-    Rows whose label is false are left out: their span is no answer to learn from.
+    `truth_column: label` learns from the rows whose label is true and is scored on all.
 
     Raises:
         DataError: a column is missing, or the pronoun does not stand where the row says.
     """
-    true = [index for index, row in enumerate(rows) if row.get("label") is not False]
-    if not true:
-        raise DataError(
-            f"{rows.source}: label is false in every row, and superglue/wsc learns from rows whose "
-            "label is true. Add some."
-        )
-    return _each(rows.take(true), _wsc)
+    return _each(rows, _wsc)
 
 
 def _wsc(row: Row, where: str) -> Row:

@@ -17,6 +17,7 @@ from ptune.tasks import (
     token_classification,
 )
 from ptune.tasks.options import TaskOptions as TaskOptions
+from ptune.tasks.scoring import Marks as Marks
 from ptune.tasks.task import Answer as Answer
 from ptune.tasks.task import Example as Example
 from ptune.tasks.task import Prediction as Prediction

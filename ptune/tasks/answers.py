@@ -23,7 +23,8 @@ from ptune.errors import ConfigError
 from ptune.inject import Words
 from ptune.tasks.calibration import calibrated
 from ptune.tasks.options import TaskOptions
-from ptune.tasks.task import Prediction, best_label
+from ptune.tasks.scoring import label_scores
+from ptune.tasks.task import Example, Prediction, best_label
 from ptune.verbalizer import Verbalizer
 
 # Reads of which all logits stand in memory at once: 32 MB for a vocabulary of 128,000.
@@ -53,6 +54,7 @@ class LabelWords:
         score: what the score of a label is, of those of its words.
         prior: log-probability of each label for no row in particular; empty where nothing is
             calibrated.
+        positive: the label whose F1 is scored; None of none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LabelWords:
         *,
         score: WordScore = "sum",
         prior: Sequence[float] = (),
+        positive: str | None = None,
     ) -> None:
         self.labels = tuple(words)
         self.spelled = [word for several in words.values() for word in several]
@@ -68,6 +71,21 @@ class LabelWords:
         self.label_of = [at for at, several in enumerate(words.values()) for _ in several]
         self.score = score
         self.prior = tuple(prior)
+        self.positive = positive
+
+    @classmethod
+    def of(cls, options: TaskOptions) -> "LabelWords":
+        """Those of a task.
+
+        Raises:
+            ConfigError: the verbalizer does not fit the labels.
+        """
+        return cls(
+            spoken(options),
+            score=options.word_score,
+            prior=options.prior,
+            positive=options.positive_label,
+        )
 
     def by_label(self, by_word: Float[Tensor, "rows words"]) -> Float[Tensor, "rows labels"]:
         """Scores of labels from log-probabilities of words, both up to a number a row."""
@@ -83,6 +101,12 @@ class LabelWords:
         """The best label of each row, with the probabilities of all."""
         shares = self.by_label(by_word).softmax(dim=-1).tolist()
         return [best_label(calibrated(row, self.prior), self.labels) for row in shares]
+
+    def scores(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example]
+    ) -> dict[str, float]:
+        """See `label_scores`."""
+        return label_scores(predictions, examples, self.labels, self.positive)
 
 
 @runtime_checkable

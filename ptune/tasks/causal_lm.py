@@ -30,15 +30,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptune import metrics, texts
+from ptune import texts
 from ptune.backbone import Backbone
 from ptune.batch import Branch, TokenSequence
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.inject import Words
 from ptune.layout import Layout, Rendered
 from ptune.parts import Label
-from ptune.tasks.answers import LabelWords, refuse_equal, spoken
-from ptune.tasks.options import TaskOptions
+from ptune.tasks.answers import LabelWords, refuse_equal
+from ptune.tasks.options import Loss, TaskOptions
+from ptune.tasks.scoring import text_scores
 from ptune.tasks.task import Answer, Example, Prediction, Row, Search, given, index_of
 from ptune.template import Template
 from ptune.values import place_of
@@ -75,7 +76,7 @@ def words_of(options: TaskOptions) -> LabelWords:
     """The labels and what stands for them; none for free text."""
     if not options.labels:
         return LabelWords({})
-    return LabelWords(spoken(options), score=options.word_score, prior=options.prior)
+    return LabelWords.of(options)
 
 
 def search_of(options: TaskOptions) -> Search:
@@ -132,7 +133,7 @@ class CausalLM:
         words: LabelWords,
         *,
         end: int | None,
-        loss: Literal["labels", "vocabulary"] = "labels",
+        loss: Loss = "labels",
         room: int = MOST_NEW_TOKENS,
         search: Search | None = None,
     ) -> None:
@@ -290,8 +291,7 @@ class CausalLM:
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Accuracy and macro F1; of free text exact match, ROUGE and BLEU (`ptune.texts`)."""
-        truth, predicted = [str(e.answer) for e in examples], [str(p.answer) for p in predictions]
+        """Those of labels, or of free text (`ptune.tasks.scoring`)."""
         if self.generates:
-            return texts.scores(truth, predicted)
-        return metrics.classification(truth, predicted, self.labels)
+            return text_scores([str(e.answer) for e in examples], predictions, examples)
+        return self.answers.scores(predictions, examples)

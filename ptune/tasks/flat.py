@@ -6,7 +6,7 @@ r"""Examples in flat arrays: many rows in little memory, and as they are kept on
     layout     0            0          0                 the rest: prompt, branches, decoder
     sequences_at  0                    2 ...             which sequences are of a row; left out
                                                          where each row has one
-    record     0                       1 ...             the rest of a row: target and answer
+    record     0                       1 ...             the rest of a row: target, answer, marks
     layouts    [0,2,[]]                                  equal ones are written once
     records    [1,"yes"] [0,"no"]
 
@@ -86,9 +86,9 @@ class FlatExamples(Sequence[Example]):
             view._rows = self._rows[index]
             return view
         row = self._rows[index]
-        target, answer = self._record(int(self.tensors["record"][row]))
+        target, answer, *marks = self._record(int(self.tensors["record"][row]))
         first, *others = (self._sequence(at) for at in self._sequences_of(row))
-        return Example(first, target, answer, int(self.tensors["cut"][row]), tuple(others))
+        return Example(first, target, answer, int(self.tensors["cut"][row]), tuple(others), *marks)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -175,10 +175,12 @@ class _Written:
         return self._index("layouts", key, rest)
 
     def record(self, example: Example) -> int:
-        """The number of an example's target and answer."""
-        target, answer = example.target, example.answer
+        """The number of an example's target and answer, and its marks where it has some."""
+        marked = example.group is not None or example.holds is not None
+        marks = (example.group, example.holds) if marked else ()
+        value = (example.target, example.answer, *marks)
         # 1 == 1.0, which is another target
-        return self._index("records", (repr(target), answer), (target, answer))
+        return self._index("records", (repr(example.target), *value[1:]), value)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that was written, as bytes, and where each text begins."""
@@ -194,7 +196,7 @@ class _Written:
             self._known[name, key] = len(texts)
             text = json.dumps(value, separators=(",", ":")).encode()
             if name == "records" and _tupled(json.loads(text)) != value:
-                target, answer = value
+                target, answer, *_ = value
                 raise TypeError(f"{target!r} or {answer!r} cannot be kept in a file.")
             texts.append(text)
         return self._known[name, key]

@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptune import metrics, texts
+from ptune import texts
 from ptune.backbone import Backbone
 from ptune.batch import TokenSequence
 from ptune.errors import ConfigError, TemplateError
@@ -40,10 +40,10 @@ from ptune.inject import Words
 from ptune.layout import Layout
 from ptune.parts import Anchor, Label, fault
 from ptune.tasks import causal_lm
-from ptune.tasks.answers import LabelWords, refuse_equal, spoken, token_scores
+from ptune.tasks.answers import LabelWords, refuse_equal, token_scores
 from ptune.tasks.filling import Filling, advance, with_gap
 from ptune.tasks.masked_text import MaskedText
-from ptune.tasks.options import TaskOptions
+from ptune.tasks.options import Loss, TaskOptions
 from ptune.tasks.task import Answer, Example, Prediction, Row, Task, given, index_of
 from ptune.template import Template
 
@@ -76,7 +76,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> Task:
         texts.check(options.metric)
         _refuse_search(options, backbone)
         return MaskedText(layout, backbone.tokenizer.decode, masks=masks, fill=options.fill)
-    words = LabelWords(spoken(options), score=options.word_score, prior=options.prior)
+    words = LabelWords.of(options)
     _refuse_unknown(words.spelled, layout, backbone)
     return MaskedLM(layout, words, masks=masks, loss=options.loss, fill=options.fill)
 
@@ -171,7 +171,7 @@ class MaskedLM:
         words: LabelWords,
         *,
         masks: int,
-        loss: Literal["labels", "vocabulary"] = "labels",
+        loss: Loss = "labels",
         fill: Fill = "together",
     ) -> None:
         self.layout = layout
@@ -280,9 +280,8 @@ class MaskedLM:
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Accuracy and macro F1."""
-        truth = [str(e.answer) for e in examples]
-        return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
+        """Accuracy and macro F1; further ones where they are asked for."""
+        return self.answers.scores(predictions, examples)
 
 
 def _refuse_unknown(words: Sequence[str], layout: Layout, backbone: Backbone) -> None:

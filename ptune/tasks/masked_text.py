@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ptune import texts
 from ptune.batch import TokenSequence
 from ptune.errors import DataError
 from ptune.inject import Words
 from ptune.layout import Layout
 from ptune.tasks.answers import best_tokens
 from ptune.tasks.filling import filled, with_gap
+from ptune.tasks.scoring import text_scores
 from ptune.tasks.task import Answer, Example, Prediction, Row
 from ptune.values import place_of
 
@@ -163,7 +163,7 @@ class MaskedText:
     ) -> dict[str, float]:
         """Exact match, ROUGE and BLEU (`ptune.texts`) of answers as the tokenizer writes them."""
         truth = [self._decode(example.target) for example in examples]
-        return texts.scores(truth, [str(one.answer) for one in predictions])
+        return text_scores(truth, predictions, examples)
 
 
 # At one read: the log-probability of the most likely token, and its id.

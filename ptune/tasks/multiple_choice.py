@@ -11,6 +11,13 @@ r"""Multiple choice: a row brings the texts that are asked about, two or more of
 
     p(choice | row) = softmax over the row's choices of  score
 
+The loss is -log p of the right one, or with `loss: margin` the hinge
+
+    max(0, 1 + largest score of a wrong choice - score of the right one)
+
+where words are always scored by the mean over their tokens, as P-tuning's few-shot code has it for
+COPA (PT-Fewshot/pet/task_helpers.py; there of the means over a batch, here row by row).
+
 The head has one output, as in P-tuning v2's code (arXiv:2110.07602, model/multiple_choice.py). The
 words need no new weights. In a decoder the choice ends the template, the row is computed once and
 each choice continues it (`ptune.batch.Branch`); where one choice is the beginning of another, all
@@ -22,29 +29,25 @@ Knows rows with the field `choice` (`ptune.data.choices`).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from dataclasses import replace
+from typing import overload
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ptune.backbone import Backbone
-from ptune.batch import Branch, TokenSequence
-from ptune.errors import ConfigError, DataError, TemplateError
+from ptune.errors import ConfigError, TemplateError
 from ptune.heads import ClassificationHead, HeadForm
-from ptune.inject import Words
-from ptune.layout import Layout, Rendered
+from ptune.layout import Layout
 from ptune.parts import Field, Label
-from ptune.spelling import Ids
+from ptune.tasks.choosing import FIELD, Encoded, MultipleChoice
 from ptune.tasks.options import Pooling, TaskOptions
 from ptune.tasks.sequence_classification import pooled_sequence, pooled_states, pooling_of
-from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
+from ptune.tasks.spoken_choices import ByMasks, ByWords
+from ptune.tasks.task import Example, Row
 from ptune.template import Template
 from ptune.values import place_of
 
-FIELD = "choice"
 # Longest choice that is scored by its words, in tokens; the rest of it is cut.
 MOST_CHOICE_TOKENS = 64
 
@@ -57,11 +60,12 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Multi
         TemplateError: `{choice}` is missing, or not at the end where a decoder's words score it.
     """
     _check(template)
-    limit = options.limit(backbone)
+    limit, margin = options.limit(backbone), options.loss == "margin"
     if options.choose_by == "head":
         layout = template.bind(backbone.tokenizer, max_tokens=limit)
         pooling = pooling_of(template, layout, backbone, options)
-        return ByHead(layout, pooling, dropout=options.head_dropout, form=options.head_form)
+        form, dropout = options.head_form, options.head_dropout
+        return ByHead(layout, pooling, dropout=dropout, form=form, margin=margin)
     mean = options.choose_by == "words-mean"
     room = min(MOST_CHOICE_TOKENS, limit // 4)
     # The place of the choice is one that the layout leaves open.
@@ -73,14 +77,15 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Multi
         mask = backbone.tokenizer.mask_token_id
         if mask is None:
             raise _no_words(backbone, options, "has no mask token")
-        return ByMasks(layout, mean=mean, room=room, mask=mask)
+        return ByMasks(layout, mean=mean, room=room, mask=mask, margin=margin)
     if not _is_choice(template.parts[-1]):
         raise TemplateError(
             f'template "{template.source}": choose_by = {options.choose_by} scores the words that '
             "follow, so in a decoder {choice} is the last part. Move it to the end, or set "
             "choose_by: head."
         )
-    return ByWords(layout, mean=mean, room=room, end=backbone.tokenizer.eos_token_id)
+    end = backbone.tokenizer.eos_token_id
+    return ByWords(layout, mean=mean, room=room, end=end, margin=margin)
 
 
 def _no_words(backbone: Backbone, options: TaskOptions, found: str) -> ConfigError:
@@ -110,106 +115,6 @@ def _check(template: Template) -> None:
         )
 
 
-class MultipleChoice:
-    """What the ways to score a choice have in common; a way gives sequences and scores.
-
-    An example's target is (number of the right choice or None, all choices, their ids for words).
-
-    Args:
-        layout: the template, bound to the tokenizer.
-    """
-
-    name = "multiple-choice"
-    read: Literal["states", "words"] = "words"
-    labels: tuple[str, ...] = ()
-    generates = False
-    room = 0
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-
-    def head(self, hidden: int) -> nn.Module | None:
-        """None, where the backbone's own head gives the words."""
-        return None
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
-
-    def examples(
-        self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
-    ) -> list[Example]:
-        """Rows with a sequence or a branch for each choice."""
-        choices = [_choices(rows, index) for index in range(len(rows))]
-        made = zip(self._encoded(rows, choices), choices, given(rows, answers), strict=True)
-        return [
-            Example(
-                encoded.sequences[0],
-                (_number(own, answer), own, encoded.words),
-                answer,
-                encoded.cut,
-                encoded.sequences[1:],
-            )
-            for encoded, own, answer in made
-        ]
-
-    def training_examples(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Example]:
-        """The same: what is right is no part of the text."""
-        return self.examples(rows, answers)
-
-    def _encoded(
-        self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
-    ) -> "Iterator[_Encoded]":
-        raise NotImplementedError
-
-    def _scores(
-        self, read: Any, examples: Sequence[Example], head: nn.Module | None
-    ) -> Float[Tensor, " choices"]:
-        """The score of every choice of every example, one behind the other."""
-        raise NotImplementedError
-
-    def _table(
-        self, read: Any, examples: Sequence[Example], head: nn.Module | None
-    ) -> Float[Tensor, "examples most_choices"]:
-        """The scores, a line an example; minus infinity where it has fewer choices."""
-        counts = [len(example.target[1]) for example in examples]
-        each = torch.split(self._scores(read, examples, head), counts)
-        return nn.utils.rnn.pad_sequence(list(each), batch_first=True, padding_value=-torch.inf)
-
-    def loss(
-        self, read: Any, examples: Sequence[Example], head: nn.Module | None
-    ) -> Float[Tensor, " examples"]:
-        """Negative log-probability of the right choice."""
-        scores = self._table(read, examples, head)
-        right = torch.tensor([example.target[0] for example in examples], device=scores.device)
-        return functional.cross_entropy(scores, right, reduction="none")
-
-    def predict(
-        self, read: Any, examples: Sequence[Example], head: nn.Module | None
-    ) -> list[Prediction]:
-        """The most likely choice of each row, with the probabilities of all, in their order."""
-        shares = self._table(read, examples, head).softmax(dim=-1).tolist()
-        choices = [example.target[1] for example in examples]
-        return [best_label(row[: len(own)], own) for row, own in zip(shares, choices, strict=True)]
-
-    def scores(
-        self, predictions: Sequence[Prediction], examples: Sequence[Example]
-    ) -> dict[str, float]:
-        """The share of rows whose right choice was found."""
-        pairs = zip(predictions, examples, strict=True)
-        right = [one.answer == example.answer for one, example in pairs]
-        return {"accuracy": sum(right) / len(right)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A row as the backbone sees it, and the ids of its choices where words score them."""
-
-    sequences: tuple[TokenSequence, ...]
-    cut: int
-    words: tuple[Ids, ...] = ()
-
-
 class ByHead(MultipleChoice):
     """A sequence a choice, and one number from its pooled state.
 
@@ -218,6 +123,7 @@ class ByHead(MultipleChoice):
         pooling: which states of a sequence the head sees.
         dropout: of the head, 0 .. 1.
         form: of the head; see `ptune.heads`.
+        margin: as of `MultipleChoice`.
     """
 
     read = "states"
@@ -229,8 +135,9 @@ class ByHead(MultipleChoice):
         *,
         dropout: float = 0.0,
         form: HeadForm = "normalized",
+        margin: bool = False,
     ) -> None:
-        super().__init__(layout)
+        super().__init__(layout, margin=margin)
         self.pooling: Pooling = pooling
         self.dropout = dropout
         self.form: HeadForm = form
@@ -241,13 +148,13 @@ class ByHead(MultipleChoice):
 
     def _encoded(
         self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
-    ) -> Iterator[_Encoded]:
+    ) -> Iterator[Encoded]:
         rendered = iter(self.layout.render(_Expanded(rows, choices)))
         for at, texts in enumerate(choices):
             own = [next(rendered) for _ in texts]
             place = place_of(rows, at)
             sequences = tuple(pooled_sequence(one, self.pooling, place) for one in own)
-            yield _Encoded(sequences, sum(one.cut for one in own))
+            yield Encoded(sequences, sum(one.cut for one in own))
 
     def _scores(
         self,
@@ -259,139 +166,6 @@ class ByHead(MultipleChoice):
         sequences = [one for example in examples for one in example.sequences]
         scores: Tensor = head(pooled_states(read, sequences))
         return scores[:, 0]
-
-
-class _Spoken(MultipleChoice):
-    """A choice by the log-probability of its words.
-
-    Args:
-        layout: the template with an open place at `{choice}`.
-        mean: over the tokens of a choice, and not their sum.
-        room: longest choice, in tokens.
-    Attributes:
-        continues: whether a choice follows what stands before it, which then must be something.
-    """
-
-    continues = False
-
-    def __init__(self, layout: Layout, *, mean: bool, room: int) -> None:
-        super().__init__(layout)
-        self.mean, self.room = mean, room
-
-    def _encoded(
-        self, rows: Sequence[Row], choices: Sequence[tuple[str, ...]]
-    ) -> Iterator[_Encoded]:
-        for at, (texts, one) in enumerate(zip(choices, self.layout.render(rows), strict=True)):
-            if self.continues and one.label_at == 0:
-                raise DataError(
-                    f"{place_of(rows, at)}: the row has no token before its choice, since its "
-                    "fields are empty. Put some words before {choice} in the template, or leave "
-                    "the row out."
-                )
-            whole = self._closed(self.layout.answer_ids(texts))
-            kept = [ids[: self.room] for ids in whole]
-            cut = sum(map(len, whole)) - sum(map(len, kept))
-            if len(set(kept)) < len(kept):
-                raise DataError(
-                    f"{place_of(rows, at)}: two choices have the same tokens: {', '.join(texts)}. "
-                    f"{self.room} tokens of a choice are read. Mend or delete the row, or set "
-                    "choose_by: head."
-                )
-            yield _Encoded(tuple(self._laid_out(one, kept)), one.cut + cut, tuple(kept))
-
-    def _closed(self, choices: Sequence[Ids]) -> Sequence[Ids]:
-        """The choices, told apart where one is the beginning of another."""
-        return choices
-
-    def _laid_out(self, one: Rendered, choices: Sequence[Ids]) -> Iterator[TokenSequence]:
-        raise NotImplementedError
-
-    def _of_choices(
-        self, each: Float[Tensor, " tokens"], examples: Sequence[Example]
-    ) -> Float[Tensor, " choices"]:
-        """The sum over the tokens of each choice, or their mean."""
-        lengths = [len(ids) for example in examples for ids in example.target[2]]
-        parts = torch.split(each, lengths)
-        return torch.stack([part.mean() if self.mean else part.sum() for part in parts])
-
-
-class ByWords(_Spoken):
-    """In a decoder: the choices continue the row, which is computed once.
-
-    Args:
-        end: the end token; None where the tokenizer has none.
-    """
-
-    continues = True
-
-    def __init__(self, layout: Layout, *, mean: bool, room: int, end: int | None) -> None:
-        super().__init__(layout, mean=mean, room=room)
-        self.end = end
-
-    def _closed(self, choices: Sequence[Ids]) -> Sequence[Ids]:
-        begins = any(a != b and b[: len(a)] == a for a in choices for b in choices)
-        return [(*ids, self.end) for ids in choices] if begins and self.end is not None else choices
-
-    def _laid_out(self, one: Rendered, choices: Sequence[Ids]) -> Iterator[TokenSequence]:
-        assert one.label_at is not None
-        yield TokenSequence(
-            ids=one.ids[: one.label_at],
-            reads=(one.label_at - 1,),
-            shared=min(one.shared, one.label_at),
-            types=one.types[: one.label_at],
-            branches=tuple(
-                Branch(ids[:-1], tuple(range(len(ids) - 1))) for ids in choices if len(ids) > 1
-            ),
-        )
-
-    def _scores(
-        self, read: Words, examples: Sequence[Example], head: nn.Module | None
-    ) -> Float[Tensor, " choices"]:
-        tokens: list[int] = []
-        reads: list[int] = []
-        row = 0  # the read behind an example's row; those of its branches follow
-        for words in (example.target[2] for example in examples):
-            behind = row + 1
-            for ids in words:
-                tokens += ids
-                reads += [row, *range(behind, behind + len(ids) - 1)]
-                behind += len(ids) - 1
-            row = behind
-        said = read.log_probabilities(
-            *(torch.tensor(x, device=read.device) for x in (tokens, reads))
-        )
-        return self._of_choices(said, examples)
-
-
-class ByMasks(_Spoken):
-    """In a masked model: a sequence a choice, with a mask for each of its tokens.
-
-    Args:
-        mask: id of the mask token.
-    """
-
-    def __init__(self, layout: Layout, *, mean: bool, room: int, mask: int) -> None:
-        super().__init__(layout, mean=mean, room=room)
-        self.mask = mask
-
-    def _laid_out(self, one: Rendered, choices: Sequence[Ids]) -> Iterator[TokenSequence]:
-        at = one.label_at
-        assert at is not None
-        kind = one.types[at - 1 : at] or one.types[:1]
-        for ids in choices:
-            yield TokenSequence(
-                ids=(*one.ids[:at], *(self.mask,) * len(ids), *one.ids[at:]),
-                reads=tuple(range(at, at + len(ids))),
-                shared=min(one.shared, at),
-                types=(*one.types[:at], *kind * len(ids), *one.types[at:]),
-            )
-
-    def _scores(
-        self, read: Words, examples: Sequence[Example], head: nn.Module | None
-    ) -> Float[Tensor, " choices"]:
-        tokens = [id for example in examples for ids in example.target[2] for id in ids]
-        said = read.log_probabilities(torch.tensor(tokens, device=read.device))
-        return self._of_choices(said, examples)
 
 
 class _Expanded(Sequence[Row]):
@@ -417,17 +191,3 @@ class _Expanded(Sequence[Row]):
     def where(self, index: int) -> str:
         """The place of the row that the choice belongs to."""
         return place_of(self._rows, self._places[index][0])
-
-
-def _choices(rows: Sequence[Row], index: int) -> tuple[str, ...]:
-    found = rows[index].get(FIELD)
-    if not isinstance(found, list | tuple) or len(found) < 2:
-        raise DataError(
-            f"{place_of(rows, index)}: there are no choices, its field {FIELD} holds {found!r}. "
-            "Give a list of two texts or more."
-        )
-    return tuple(map(str, found))
-
-
-def _number(choices: Sequence[str], answer: Answer | None) -> int | None:
-    return None if answer is None else index_of(answer, choices)

@@ -16,6 +16,7 @@ from ptune.heads import HeadForm
 
 Problem = Literal["single-label", "multi-label", "regression"]
 Pooling = Literal["first", "last", "mean", "virtual"]
+Loss = Literal["labels", "vocabulary", "margin"]
 ChooseBy = Literal["head", "words", "words-mean"]
 
 
@@ -27,7 +28,8 @@ class TaskOptions:
         labels: in their order; empty for free text and for regression.
         verbalizer: label -> its word or words, where that is not the label itself.
         problem: what a row's label is.
-        loss: over the labels or the vocabulary (tasks that answer in words).
+        loss: over the labels or the vocabulary (tasks that answer in words), or the margin between
+            choices.
         word_score: of a label with several words: `ptune.tasks.answers`.
         fill: how several masks are filled: `ptune.tasks.masked_lm`.
         prior: of each label, a log-probability that is taken out of predictions; kept in a prompt.
@@ -43,6 +45,7 @@ class TaskOptions:
         decoder_template: what an encoder-decoder's decoder reads.
         max_new_tokens: longest free text, in tokens; None leaves it to the task.
         beams, length_penalty: as in `Search`.
+        positive_label: the label whose F1 is scored; None of none.
         metric: that a run is judged by; None has no wish.
         max_tokens: longest row, in tokens; cut to what the backbone takes.
         offset: of the prompt: positions that its keys take from the rows.
@@ -51,7 +54,7 @@ class TaskOptions:
     labels: Sequence[str] = ()
     verbalizer: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     problem: Problem = "single-label"
-    loss: Literal["labels", "vocabulary"] = "labels"
+    loss: Loss = "labels"
     word_score: Literal["sum", "mean"] = "sum"
     fill: Literal["together", "confident"] = "together"
     prior: Sequence[float] = ()
@@ -68,6 +71,7 @@ class TaskOptions:
     max_new_tokens: int | None = None
     beams: int = 1
     length_penalty: float = 1.0
+    positive_label: str | None = None
     metric: str | None = None
     max_tokens: int = 512
     offset: int = 0

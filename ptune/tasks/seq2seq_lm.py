@@ -17,7 +17,6 @@ tokenizer puts in front of a text (BART: `<s>`), as in the model's own training.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from ptune.backbone import Backbone
 from ptune.batch import Branch, TokenSequence
@@ -27,7 +26,7 @@ from ptune.parts import Anchor, Label, Soft, fault
 from ptune.spelling import Ids
 from ptune.tasks.answers import LabelWords
 from ptune.tasks.causal_lm import MOST_NEW_TOKENS, CausalLM, search_of, words_of
-from ptune.tasks.options import TaskOptions
+from ptune.tasks.options import Loss, TaskOptions
 from ptune.tasks.task import Example, Search
 from ptune.template import Template
 
@@ -157,7 +156,7 @@ class Seq2SeqLM(CausalLM):
         words: LabelWords,
         *,
         end: int | None,
-        loss: Literal["labels", "vocabulary"] = "labels",
+        loss: Loss = "labels",
         room: int = MOST_NEW_TOKENS,
         search: Search | None = None,
     ) -> None:

@@ -25,6 +25,7 @@ from ptune.errors import DataError, TemplateError
 from ptune.heads import ClassificationHead, HeadForm
 from ptune.layout import Layout, Rendered
 from ptune.tasks.options import Pooling, Problem, TaskOptions
+from ptune.tasks.scoring import label_scores
 from ptune.tasks.task import Answer, Example, Prediction, Row, best_label, given, index_of
 from ptune.template import Template
 from ptune.values import place_of
@@ -50,6 +51,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Seque
         pooling=pooling_of(template, layout, backbone, options),
         dropout=options.head_dropout,
         head_form=options.head_form,
+        positive=options.positive_label,
     )
 
 
@@ -82,6 +84,7 @@ class SequenceClassification:
             not know the row.
         head_form: see `ptune.heads`.
         dropout: of the head, 0 .. 1.
+        positive: the label whose F1 is scored; None of none.
     """
 
     name = "sequence-classification"
@@ -98,6 +101,7 @@ class SequenceClassification:
         pooling: Pooling,
         head_form: HeadForm = "normalized",
         dropout: float = 0.0,
+        positive: str | None = None,
     ) -> None:
         self.layout = layout
         self.labels = tuple(labels)
@@ -105,6 +109,7 @@ class SequenceClassification:
         self.pooling = pooling
         self.head_form: HeadForm = head_form
         self.dropout = dropout
+        self.positive = positive
 
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head, one number a label."""
@@ -182,13 +187,12 @@ class SequenceClassification:
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
-        """Accuracy and macro F1; micro and macro F1; or error and correlations."""
+        """Those of labels; micro and macro F1 of several; or error and correlations."""
         if self.problem == "regression":
             numbers = [float(e.target) for e in examples]
             return metrics.regression(numbers, [_as_number(p.answer) for p in predictions])
         if self.problem == "single-label":
-            truth = [str(e.answer) for e in examples]
-            return metrics.classification(truth, [str(p.answer) for p in predictions], self.labels)
+            return label_scores(predictions, examples, self.labels, self.positive)
         return metrics.multilabel(
             [_as_several(e.answer) for e in examples],
             [_as_several(p.answer) for p in predictions],

@@ -37,6 +37,8 @@ class Example:
         target: what the task learns from, as it computes with it; None where the row has no label.
         answer: the same as the rows have it.
         cut: tokens of the row that did not fit.
+        group: what it is scored together with; None where rows stand alone.
+        holds: whether its answer is true; None where that is not in question.
     """
 
     sequence: TokenSequence
@@ -44,6 +46,8 @@ class Example:
     answer: Answer | None = None
     cut: int = 0
     others: tuple[TokenSequence, ...] = ()
+    group: str | None = None
+    holds: bool | None = None
 
     @property
     def sequences(self) -> tuple[TokenSequence, ...]:
@@ -142,6 +146,13 @@ class InPasses(Protocol):
 
     def further(self, read: Any, examples: Sequence[Example]) -> list[Example]:
         """What is run next; nothing where `predict` has all that it needs."""
+
+
+@runtime_checkable
+class ByMargin(Protocol):
+    """A task that tells whether its loss is a margin between scores, and no log-probability."""
+
+    margin: bool
 
 
 def given(rows: Sequence[Row], answers: Sequence[Answer] | None) -> Sequence[Answer | None]:

@@ -36,7 +36,7 @@ from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import Rows, sift
 from ptune.errors import DataError
-from ptune.tasks import Answer, Example, Task, TaskOptions
+from ptune.tasks import Answer, Example, Marks, Task, TaskOptions
 from ptune.tasks.flat import FlatExamples
 from ptune.training.rows import RunRows, answers_in
 
@@ -157,11 +157,12 @@ def encode_rows(recipe: Recipe, backbone: Backbone, task: Task, data: RunRows) -
     Raises:
         DataError: a row cannot be encoded.
     """
+    marks = Marks.of(recipe.to_dict())
     folder = default_folder() if recipe.cache == "auto" else Path(recipe.cache).expanduser()
     cache = Cache(
         None if recipe.cache == "off" else folder,
         encoding_key(recipe, backbone, task),
-        data.template.fields,
+        (*data.template.fields, *marks.columns),
     )
     notes: list[str] = []
 
@@ -180,9 +181,12 @@ def encode_rows(recipe: Recipe, backbone: Backbone, task: Task, data: RunRows) -
         answers = answers_in(recipe, kept.rows)
         return cache.examples(encode, kept.rows, answers, kind=kind), kept.rows
 
+    def scored(rows: Rows, answers: Sequence[Answer]) -> list[Example]:
+        return marks.on(task.examples(rows, answers), rows)
+
     training, train = encoded(task.training_examples, data.train, "training")
-    validation, held_out = encoded(task.examples, data.validation, "evaluation")
-    test, last = encoded(task.examples, data.test, "evaluation")
+    validation, held_out = encoded(scored, data.validation, "evaluation")
+    test, last = encoded(scored, data.test, "evaluation")
     used = replace(data, train=train or data.train, validation=held_out, test=last)
     return Encoded(training, validation, test, cache.notes + notes, used)
 
@@ -206,7 +210,7 @@ def encoding_key(recipe: Recipe, backbone: Backbone, task: Task) -> str | None:
         written(),
         backbone.fingerprint["tokenizer"],
         task.layout.key,
-        json.dumps([recipe.task, options, task.room, *asked]),
+        json.dumps([recipe.task, options, task.room, *asked, Marks.of(recipe.to_dict()).columns]),
         _code(),
         version("tokenizers"),
         version("transformers"),

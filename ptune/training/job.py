@@ -15,7 +15,7 @@ from ptune import sharding
 from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
-from ptune.config import Recipe, trains_head
+from ptune.config import Recipe
 from ptune.errors import ConfigError, TrainingError
 from ptune.loading import named_device
 from ptune.prompt import SoftPrompt
@@ -35,6 +35,7 @@ from ptune.training.report import Report, Watcher
 from ptune.training.result import Result as Result
 from ptune.training.rows import RunRows, Source, Sources, read_rows
 from ptune.training.scores import run_scores, write_scores
+from ptune.training.settle import with_pooling, with_template
 from ptune.training.thawed import refuse_trained_backbone, said_of
 
 
@@ -99,14 +100,6 @@ def sources_of(recipe: Recipe) -> Sources:
     if recipe.train is None:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     return Sources(recipe.train, recipe.validation, recipe.test)
-
-
-def with_pooling(recipe: Recipe, backbone: Backbone) -> Recipe:
-    """The recipe with the backbone's pooling in place of "auto": artifacts say what was trained."""
-    pools = recipe.task in ("sequence-classification", "multiple-choice")
-    if not (pools and trains_head(recipe.task, recipe.choose_by)) or recipe.pooling != "auto":
-        return recipe
-    return recipe.changed(pooling=backbone.pooling)
 
 
 def _check_resume(resume: bool, output: Path | None) -> None:
@@ -176,7 +169,8 @@ class Job:
 
 def _settled(job: Job, backbone: Backbone) -> Job:
     """The job with what its recipe leaves to the backbone."""
-    recipe, data = with_found_words(job.recipe, job.data, backbone)
+    data = with_template(job.recipe, job.data, backbone)
+    recipe, data = with_found_words(job.recipe, data, backbone)
     return replace(job, recipe=with_pooling(recipe, backbone), data=data)
 
 

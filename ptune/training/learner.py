@@ -189,17 +189,25 @@ class Learner:
         """Keep the prompt where its validation score is the best so far.
 
         With `keep: equal` a later prompt takes the place of an equal one; patience still runs out.
+        Of two scores both must be better, or with `keep: equal` none worse (P-tuning's few-shot
+        code, PT-Fewshot/pet/wrapper.py, for CB and MultiRC).
         """
-        score = evaluation.scores.get(self.options.metric, -evaluation.scores["loss"])
-        signed = -score if self.options.metric in LESS_IS_BETTER else score
-        best = self.progress.best
-        better = best is None or signed > best
-        if better or (signed == best and self.options.keep == "equal"):
-            self.progress.best, self.progress.best_step = signed, self.progress.step
+        now, progress = self._chosen_by(evaluation.scores), self.progress
+        best = None if progress.best is None else self._chosen_by(progress.best_scores)
+        better = best is None or all(n > b for n, b in zip(now, best, strict=True))
+        no_worse = best is not None and all(n >= b for n, b in zip(now, best, strict=True))
+        if better or (no_worse and self.options.keep == "equal"):
+            self.progress.best, self.progress.best_step = now[0], self.progress.step
             self.progress.best_scores = evaluation.scores
             self.best = {k: v.detach().clone() for k, v in self.prompt.state_dict().items()}
         self.progress.without_gain = 0 if better else self.progress.without_gain + 1
         self.report.evaluation(self.progress.step, self.plan, evaluation.scores)
+
+    def _chosen_by(self, scores: Mapping[str, float]) -> list[float]:
+        """The scores that choose the step, so that more is better."""
+        names = (self.options.metric, self.options.second_metric)
+        found = [(name, scores.get(name, -scores["loss"])) for name in names if name is not None]
+        return [-score if name in LESS_IS_BETTER else score for name, score in found]
 
     def keep_best(self) -> None:
         """Put the best prompt of the run back; the last one where nothing was evaluated."""

@@ -33,6 +33,7 @@ class Options:
     patience: int | None
     keep: Literal["better", "equal"]
     metric: str
+    second_metric: str | None
     seed: int
     autocast: bool
     gradient_checkpointing: bool
@@ -63,6 +64,7 @@ class Options:
             patience=recipe.patience,
             keep=recipe.keep,
             metric=recipe.metric or "loss",
+            second_metric=recipe.second_metric,
             seed=recipe.seed,
             autocast=autocasts(recipe, held),
             gradient_checkpointing=recipe.gradient_checkpointing,

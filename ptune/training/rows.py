@@ -32,8 +32,8 @@ from ptune.data import (
     split_rows,
 )
 from ptune.data.labels import CHOICE
-from ptune.errors import ConfigError, TemplateError
-from ptune.tasks import Answer
+from ptune.errors import ConfigError, DataError, TemplateError, did_you_mean
+from ptune.tasks import Answer, Marks
 from ptune.template import Template
 from ptune.values import WORDS_FIELD, check_texts
 
@@ -78,6 +78,8 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     rows, told = _kept(recipe, first, check)
     hold_out = sources.validation is None and recipe.validation_share > 0
     rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
+    rows, more = _true_ones(recipe, rows)
+    notes += more
     if sources.validation is not None:
         validation, more = _kept(recipe, _read(recipe, sources.validation), check)
         told += more
@@ -85,22 +87,59 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     if sources.test is not None:
         test, more = _kept(recipe, _read(recipe, sources.test), check)
         told += more
+    parts = [part for part in (rows, validation, test) if part is not None]
     labels: tuple[str, ...] = ()
     if not _has_labels(recipe):
-        for part in (rows, validation, test):
-            if part is not None:
-                answers_in(recipe, part)
+        for part in parts:
+            answers_in(recipe, part)
     else:
         found = check_labels(rows, (), recipe.label_column, labels=recipe.labels, **_form(recipe))
         labels, notes = found.names, notes + found.notes
         validation, more = _with_known(recipe, rows, validation, labels)
         test, last = _with_known(recipe, rows, test, labels)
         notes += more + last
+        _check_positive(recipe, labels)
     template = Template.parse(recipe.template or default_template(recipe, rows))
-    for part in (rows, validation, test):
-        if part is not None:
-            _check_columns(template, part)
+    for part in parts:
+        _check_columns(template, part)
+        _check_asked(recipe, template, part)
+        _check_marked(recipe, part)
     return RunRows(template, rows, validation, test, labels, told + notes)
+
+
+def _check_marked(recipe: Recipe, rows: Rows) -> None:
+    marks = Marks.of(recipe.to_dict())
+    for column in marks.columns:
+        rows.column(column)
+    marks.check(rows)
+
+
+def _true_ones(recipe: Recipe, rows: Rows) -> tuple[Rows, tuple[str, ...]]:
+    """The rows to learn from: those whose answer is true."""
+    if recipe.truth_column is None:
+        return rows, ()
+    _check_marked(recipe, rows)
+    true = Marks.of(recipe.to_dict()).true_rows(rows)
+    if not true:
+        raise DataError(
+            f"{rows.source}: column {recipe.truth_column} is false in every row, and answers are "
+            "learned from rows where it is true. Add some."
+        )
+    left = len(rows) - len(true)
+    told = (
+        f"{rows.source}: {left} of {len(rows)} rows are not trained on: their answer is false "
+        f"(truth_column = {recipe.truth_column})."
+    )
+    return rows.take(true), ((told,) if left else ())
+
+
+def _check_positive(recipe: Recipe, labels: Sequence[str]) -> None:
+    if recipe.positive_label is not None and recipe.positive_label not in labels:
+        near = did_you_mean(recipe.positive_label, list(labels))
+        raise ConfigError(
+            f"positive_label = {recipe.positive_label} is not a label. Labels: "
+            f"{', '.join(labels)}.{near}"
+        )
 
 
 def _has_labels(recipe: Recipe) -> bool:
@@ -124,6 +163,9 @@ def _drawn(
         return rows, None, ()
     if _kind(recipe) == "question-answering":
         return split_groups(rows, recipe.validation_share, seed, "context")
+    if recipe.group_column is not None:
+        _check_marked(recipe, rows)
+        return split_groups(rows, recipe.validation_share, seed, recipe.group_column)
     labelled = _kind(recipe) == "single-label" and _has_labels(recipe)
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
 
@@ -133,6 +175,17 @@ def _check_columns(template: Template, rows: Rows) -> None:
         template.check(rows.columns)
     except TemplateError as error:
         raise TemplateError(f"{rows.source}: {error}") from None
+
+
+def _check_asked(recipe: Recipe, template: Template, rows: Rows) -> None:
+    """Refuse questions that the template leaves out."""
+    asked = recipe.task == "question-answering" and "question" in rows.columns
+    if asked and set(template.fields) == {"context"}:
+        raise TemplateError(
+            f'template "{template.source}": {{question}} is missing, though there is a column '
+            f"question in {rows.source}: all of a context would get one answer. For example: "
+            '"{question}{sep}{context}".'
+        )
 
 
 def _read(recipe: Recipe, source: Source) -> Kept:
@@ -167,6 +220,7 @@ def _check_of(recipe: Recipe, rows: Rows) -> Check:
         if recipe.task == "multiple-choice":
             own = {CHOICE}
         check_texts(some, [name for name in template.fields if name not in own])
+        _check_marked(recipe, some)
 
     return check
 
@@ -195,9 +249,18 @@ def _with_known(
     return sift(rows, check, skip=recipe.bad_rows == "skip")
 
 
+def soft_part(recipe: Recipe) -> str:
+    """The virtual tokens of a template that nobody gave; none where the prompt is deep.
+
+    >>> soft_part(Recipe.make(prompt_length=5)), soft_part(Recipe.make(method="p-tuning-v2"))
+    ('{soft:5}', '')
+    """
+    return "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+
+
 def default_template(recipe: Recipe, rows: Rows) -> str:
     """The template where the recipe has none: virtual tokens, the one text column, the label."""
-    soft = "" if recipe.method == "p-tuning-v2" else f"{{soft:{recipe.prompt_length}}}"
+    soft = soft_part(recipe)
     if recipe.task == "token-classification":
         return f"{soft}{{{WORDS_FIELD}}}"
     if recipe.task == "question-answering":

@@ -73,6 +73,9 @@ def run_scores(recipe: Recipe, result: Result) -> dict[str, Any]:
             "metric": metric,
             "score": result.scores[split].get(metric),
         }
+        if recipe.second_metric is not None:
+            second = result.scores[split].get(recipe.second_metric)
+            found["reported"] |= {"second_metric": recipe.second_metric, "second_score": second}
     return found
 
 
@@ -96,6 +99,9 @@ def replicas_scores(
     if split is not None:
         metric = recipe.metric or "accuracy"
         found["reported"] = {"rows": split, "metric": metric, **spreads[split].get(metric, {})}
+        if recipe.second_metric is not None:
+            second = spreads[split].get(recipe.second_metric, {})
+            found["reported"] |= {"second_metric": recipe.second_metric, "second": second}
     return found
 
 

@@ -35,7 +35,6 @@ from ptune.training.job import (
     soft_prompt,
     sources_of,
     task_and_prompt,
-    with_pooling,
 )
 from ptune.training.learner import CHECKPOINT
 from ptune.training.loop import Loop, make_accelerator
@@ -45,6 +44,7 @@ from ptune.training.result import Result
 from ptune.training.rows import RunRows, read_rows
 from ptune.training.schedule import Plan
 from ptune.training.scores import run_scores, write_scores
+from ptune.training.settle import with_pooling, with_template
 from ptune.training.shared import BySets, OneSet, Sets, SharedLearner, SharedPrompt, scores_of
 
 SHARED = "shared"
@@ -173,7 +173,7 @@ def _check_resume(resume: bool, output: Path | None) -> None:
 
 
 def _set(name: str, recipe: Recipe, backbone: Backbone, data: RunRows) -> _Set:
-    recipe = with_pooling(recipe, backbone)
+    recipe, data = with_pooling(recipe, backbone), with_template(recipe, data, backbone)
     task, prompt = task_and_prompt(recipe, backbone, data)
     return _Set(name, recipe, data, task, prompt, encode_rows(recipe, backbone, task, data))
 

@@ -139,7 +139,7 @@ def test_a_label_that_the_prompt_never_saw(place, trained, ptune, tmp_path):
 def test_predictions_that_cannot_be_written_are_told_before_the_work(
     place, trained, ptune, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ptune.api.predict", None)
+    monkeypatch.setattr("ptune.api.predict_kept", None)
     for target, reason in (
         (tmp_path / "no" / "file.jsonl", "No such file or directory"),
         (tmp_path, "Is a directory"),

@@ -240,6 +240,24 @@ def test_predict_answers_texts_and_files_alike(place, trained, ptune, tmp_path):
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_rows_are_labelled_by_a_prompt_where_it_is_sure_of_them(place, trained, ptune, tmp_path):
+    target = tmp_path / "labelled.jsonl"
+    asked = ("predict", trained, "--input", place / "train.csv", *on(place))
+    code, out, err = ptune(*asked, "--output", target, "--keep-rows")
+    assert (code, out, err) == (0, f"{len(TEXTS)} predictions written to {target}\n", "")
+    _, said, _ = ptune(*asked, "--json")
+    found = [json.loads(line) for line in said.splitlines()]
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["text"] for row in rows] == list(TEXTS)
+    assert [row["label"] for row in rows] == [one["answer"] for one in found]
+    assert rows[0].keys() == {"text", "label"}
+    shares = sorted(max(one["probabilities"].values()) for one in found)
+    asked = (*asked, "--output", target, "--at-least", shares[3])
+    assert ptune(*asked)[1] == f"{len(TEXTS) - 3} predictions written to {target}\n"
+    code, _, err = ptune("predict", trained, "late", "--keep-rows", *on(place))
+    assert (code, "--keep-rows and --at-least go with --output" in err) == (2, True)
+
+
 def test_predict_finds_the_backbone_where_the_prompt_says_it_is(place, trained, ptune, monkeypatch):
     monkeypatch.chdir(place)  # a folder is kept as ./backbone: the rest is nobody's business
     code, out, err = ptune("predict", trained, "thank you")

@@ -1,6 +1,7 @@
 """Questions about a text, from the command line: SQuAD's file in, its form of predictions out."""
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
@@ -149,6 +150,35 @@ def test_questions_that_cannot_be_used_are_left_out_and_listed(folder, ptune, tm
     assert f"{file}:2of14rowsareleftout:".replace(" ", "") in told
     assert "question4:thequestionhasno" in told
     assert "question5:questionhas30tokens" in told
-    run = (tmp_path / "run" / "prompt", "--backbone", folder / "backbone", "--data", file)
-    code, _, err = ptune("evaluate", *run, "--skip-bad-rows")
+    prompt = (tmp_path / "run" / "prompt", "--backbone", folder / "backbone")
+    code, _, err = ptune("evaluate", *prompt, "--data", file, "--skip-bad-rows")
     assert (code, "1 of 14 rows is left out:" in caplog.text) == (0, True)
+
+
+def test_questions_that_cannot_be_predicted_are_left_out_and_the_others_keep_their_number(
+    folder, ptune, tmp_path
+):
+    document = json.loads((folder / "train.json").read_text())
+    asked = document["data"][0]["paragraphs"][0]["qas"]
+    asked.append({"id": "long", "question": "where " * 30, "answers": asked[0]["answers"]})
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(document))
+    prompt = (folder / "run" / "prompt", "--backbone", folder / "backbone")
+    said = tmp_path / "said"
+    code, _, err = ptune("predict", *prompt, "--input", file, "--output", f"{said}.json")
+    assert (code, err.startswith(f"ptune: {file}, question 4: question has 30 tokens")) == (1, True)
+    for kind in ("json", "jsonl"):
+        on = ("--input", file, "--output", f"{said}.{kind}", "--skip-bad-rows")
+        code, out, err = ptune("predict", *prompt, *on)
+        assert (code, out) == (0, f"12 predictions written to {said}.{kind}\n"), err
+    by_id = json.loads(Path(f"{said}.json").read_text())
+    lines = [json.loads(line) for line in Path(f"{said}.jsonl").read_text().splitlines()]
+    assert [line["question"] for line in lines] == [1, 2, 3, *range(5, 14)]
+    assert [line["answer"] for line in lines] == list(by_id.values())
+    assert "long" not in by_id
+    code, out, _ = ptune("predict", *prompt, "--input", file, "--skip-bad-rows")
+    assert [line.split(":")[0] for line in out.splitlines()][2:4] == ["question 3", "question 5"]
+    asked = ("predict", *prompt, "--input", file, "--output", f"{said}.x", "--at-least", "0.5")
+    code, _, err = ptune(*asked)
+    assert code == 1
+    assert err.startswith("ptune: --at-least goes with answers that are one label each;")

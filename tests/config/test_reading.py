@@ -121,6 +121,10 @@ def test_a_missing_file_is_told_with_its_folder_and_a_neighbour(recipe: Path):
     assert refusal(missing) == ("recpie.yaml: no such recipe in FOLDER. Did you mean recipe.yaml?")
     nowhere = recipe.parent / "none" / "x.yaml"
     assert refusal(nowhere) == "x.yaml: no such recipe in FOLDER."
+    assert refusal(recipe.with_name("task=masked-lm")).startswith(
+        "task=masked-lm: is a setting, and the recipe that it changes comes first: ptune train "
+        "recipe.yaml task=masked-lm. A recipe is a YAML file,"
+    )
 
 
 def test_a_folder_is_not_a_recipe(tmp_path: Path):

@@ -1,6 +1,7 @@
 import pytest
 
 from ptune.config import ENCODERS_OF, METRICS_OF, TRAINED_HEAD, Recipe
+from ptune.config.rules.known import COUNTED_BY
 from ptune.errors import ConfigError
 
 HEAD = "sequence-classification"
@@ -323,11 +324,50 @@ DEEP = "p-tuning-v2"
             "length_penalty = 0.6 weighs beams, and beams is 1. Set beams: 4, say.",
         ),
         (
-            {"answer": "text", "metric": "accuracy"},
+            {"answer": "text", "metric": "f1"},
             (
-                "metric = accuracy does not go with answer = text. Its metrics: loss, perplexity, "
-                "exact_match, rouge1, rouge2, rougeL, bleu."
+                "metric = f1 does not go with answer = text. Its metrics: loss, perplexity, "
+                "exact_match, rouge1, rouge2, rougeL, bleu, accuracy."
             ),
+        ),
+        (
+            {"answer": "text", "metric": "accuracy"},
+            "metric = accuracy needs truth_column. Set it, or choose another score.",
+        ),
+        (
+            {"metric": "f1"},
+            "metric = f1 needs positive_label. Set it, or choose another score.",
+        ),
+        (
+            {"second_metric": "exact_match"},
+            "second_metric = exact_match needs group_column. Set it, or choose another score.",
+        ),
+        (
+            {"metric": "loss", "second_metric": "loss"},
+            "second_metric = loss is metric itself. Leave it out, or choose another score.",
+        ),
+        (
+            {"second_metric": "loss", "validation_share": 0},
+            "second_metric = loss needs validation rows. Give validation or validation_share.",
+        ),
+        (
+            {"truth_column": "label"},
+            (
+                "truth_column = label goes with answer = text, whose texts are true or false. "
+                "Leave it out, or set answer: text."
+            ),
+        ),
+        (
+            {"task": "multiple-choice", "group_column": "id"},
+            "group_column = id goes with rows of one label each. Leave group_column out.",
+        ),
+        (
+            {"answer": "text", "positive_label": "a"},
+            "positive_label = a goes with rows of one label each. Leave positive_label out.",
+        ),
+        (
+            {"loss": "margin"},
+            "loss = margin goes with task = multiple-choice only; task is causal-lm.",
         ),
         (
             {"init": "random", "init_text": "a"},
@@ -426,15 +466,15 @@ DEEP = "p-tuning-v2"
         (
             {"task": HEAD, "metric": "perplexity"},
             (
-                "metric = perplexity goes with task = causal-lm only; task is "
-                "sequence-classification. Name another metric."
+                "metric = perplexity goes with tasks that answer in words; task is "
+                "sequence-classification."
             ),
         ),
         (
             {"metric": "mse"},
             (
                 "metric = mse does not go with problem = single-label. "
-                "Its metrics: accuracy, macro_f1, loss, perplexity."
+                "Its metrics: accuracy, macro_f1, loss, perplexity, f1, exact_match."
             ),
         ),
         (
@@ -466,6 +506,14 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, object
         {"task": "seq2seq-lm", "word_score": "mean", "found_words": 2, "calibration": "batch"},
         {"task": "seq2seq-lm", "answer": "text", "loss": "vocabulary"},
         {"metric": "perplexity", "verbalizer": {"a": "b"}, "few_shot": 4},
+        {
+            "metric": "f1",
+            "positive_label": "1",
+            "second_metric": "exact_match",
+            "group_column": "q",
+        },
+        {"task": "masked-lm", "answer": "text", "truth_column": "label", "metric": "accuracy"},
+        {"task": "multiple-choice", "loss": "margin"},
     ],
 )
 def test_settings_that_go_together_are_accepted(settings: dict[str, object]):
@@ -483,6 +531,7 @@ def test_every_encoder_and_metric_of_the_tables_is_accepted():
         made_of = METRICS_OF.keys() & {*TRAINED_HEAD, "masked-lm"}
         asked = {"task": kind} if kind in made_of else {"task": HEAD, "problem": kind}
         asked = {"answer": "text"} if kind == "text" else asked
+        asked |= dict.fromkeys(COUNTED_BY.get(kind, {}).values(), "given")
         for metric in set(metrics) - {"perplexity"}:
             assert Recipe.make(**asked, metric=metric).metric == metric
 

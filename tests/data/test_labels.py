@@ -69,7 +69,8 @@ def test_any_number_of_labels_is_a_text_with_bars_or_a_list():
 @pytest.mark.parametrize("value", ["a||b", "a|", "|", ["a", None]])
 def test_an_empty_part_of_several_labels_is_refused(value: object):
     assert refusal(label_lists_of, rows_of(value), "y") == (
-        "train.csv, line 2: column y holds no label. Give it one, or delete the row."
+        f"train.csv, line 2: column y holds {value!r}, one part of which is empty. Labels are "
+        "parted by one | each; leave out what has none."
     )
 
 

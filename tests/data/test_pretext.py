@@ -65,6 +65,21 @@ def test_choices_hold_the_next_sentence_once_and_say_where(corpus):
     assert len(right) > 3  # the right one does not always stand at one place
 
 
+def test_sentences_stand_alone_each_once(tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_text("The film was very good. Oh. It was late!\n\nThe film was very good.\n\nNo.")
+    rows = load_rows(f"pretext:sentences:{path}")
+    assert [row["text"] for row in rows] == ["The film was very good."]
+    path.write_text("The film was very good. And it was late! Where was the parcel?")
+    rows = load_rows(f"pretext:sentences:{path}")
+    assert [len(row["text"].split()) for row in rows] == [5, 4, 4]
+    assert rows.columns == ("text",)
+    path.write_text("Oh. No.")
+    assert refusal(f"pretext:sentences:{path}") == (
+        f"{path}: has no sentence of 4 to 60 words. Give more text."
+    )
+
+
 def test_the_middle_one_of_three_has_nothing_apart(tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("\n\n".join(document(name, 3) for name in "abcdef"), encoding="utf-8")
@@ -99,13 +114,16 @@ def test_crumbs_are_left_out(tmp_path):
         (
             "pretext:pair:a.txt",
             (
-                "pretext:pair:a.txt: is not of the form pretext:pairs:FILE or "
-                "pretext:choices:FILE. Did you mean pairs?"
+                "pretext:pair:a.txt: is not of the form pretext:FORM:FILE with one of the forms "
+                "pairs, choices, sentences. Did you mean pairs?"
             ),
         ),
         (
             "pretext:pairs:",
-            "pretext:pairs:: is not of the form pretext:pairs:FILE or pretext:choices:FILE.",
+            (
+                "pretext:pairs:: is not of the form pretext:FORM:FILE with one of the forms "
+                "pairs, choices, sentences."
+            ),
         ),
         ("pretext:pairs:none.txt", "none.txt: cannot be read (No such file or directory)."),
     ],

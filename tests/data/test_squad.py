@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ptune.data import ids_of, load_rows, spans_of
+from ptune.data import ids_of, kept_rows_for, load_rows, spans_of
+from ptune.data.squad import with_own_ids
 from ptune.errors import DataError
 
 SQUAD = Path(__file__).parents[3] / "shared" / "data" / "squad"
@@ -95,9 +96,27 @@ def test_what_is_missing_in_a_squad_file_is_named_with_its_place(tmp_path):
 
 
 def test_one_id_for_two_questions_is_refused(tmp_path):
-    assert refusal(tmp_path, squad([QAS[0], QAS[1], QAS[0]])).startswith(
-        "squad.json, question 3: its id q1 is also that of squad.json, question 1."
-    )
+    rows = load_rows(file_of(tmp_path, squad([QAS[0], QAS[1], QAS[0]])))
+    said = f"{rows.source}, question 3: its id q1 is also that of {rows.source}, question 1."
+    for read in (ids_of, lambda some: with_own_ids(some, skip=False)):
+        with pytest.raises(DataError) as error:
+            read(rows)
+        assert str(error.value).startswith(said)
+
+
+def test_a_question_whose_id_an_earlier_one_has_is_left_out_and_told(tmp_path):
+    file = file_of(tmp_path, squad([QAS[0], QAS[1], QAS[0], QAS[2], QAS[1]]))
+    kept = kept_rows_for(file, {"task": "question-answering"}, skip=True)
+    assert kept.rows.column("id") == ["q1", "q2", "q3"]
+    assert kept.notes[0] == f"{file}: 2 of 5 rows are left out:"
+    for number, note in zip((3, 5), kept.notes[1:], strict=True):
+        assert f"question {number}: its id q" in note
+    assert kept_rows_for(file_of(tmp_path, squad()), {}, skip=True).notes == ()
+
+
+def test_ids_of_other_rows_may_stand_twice():
+    rows = load_rows([{"id": "a"}, {"id": "a"}])
+    assert with_own_ids(rows, skip=False) == (rows, ())
 
 
 def test_an_impossible_question_with_an_answer_is_refused(tmp_path):

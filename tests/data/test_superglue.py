@@ -67,6 +67,15 @@ def test_multirc_becomes_a_row_for_each_answer_that_knows_its_line():
     assert [rows.where(i) for i in (2, 3)] == ["the given rows, row 1", "the given rows, row 2"]
 
 
+def test_questions_of_one_passage_in_two_rows_are_told_apart_by_their_own_number():
+    first, second = PASSAGE["passage"]["questions"]
+    halves = [
+        PASSAGE | {"passage": PASSAGE["passage"] | {"questions": [one]}} for one in (first, second)
+    ]
+    rows = READERS["superglue/multirc"](load_rows(halves))
+    assert [row["question_id"] for row in rows] == ["6-0", "6-0", "6-1"]
+
+
 @pytest.mark.parametrize(
     ("row", "found"),
     [
@@ -114,13 +123,9 @@ def test_a_pronoun_keeps_its_case_and_the_mark_behind_it():
     assert row["text"] == "It fell. Bob dropped *it*, again."
 
 
-def test_wsc_learns_from_true_rows_alone():
-    other = WSC | {"label": False}
-    assert [row["idx"] for row in read("wsc", other, WSC)] == [1]
-    assert refused(lambda: read("wsc", other)) == (
-        "the given rows: label is false in every row, and superglue/wsc learns from rows whose "
-        "label is true. Add some."
-    )
+def test_wsc_keeps_rows_of_both_labels():
+    rows = read("wsc", WSC | {"label": False}, WSC)
+    assert [row["label"] for row in rows] == [False, True]
 
 
 def test_a_pronoun_that_stands_elsewhere_is_refused():

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -10,8 +11,10 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.evaluation import Part, measure_examples, predict_examples, read_together
-from ptune.tasks import Prediction, TaskOptions, make_task
+from ptune.inject import Words
+from ptune.tasks import Prediction, TaskOptions, make_task, masked_text
 from ptune.tasks.flat import FlatExamples
+from ptune.tasks.masked_text import Written
 from ptune.template import Template
 
 ROWS = [
@@ -239,6 +242,26 @@ def written(oracle, row, gap, fill):
             said += float(shares[at].max())
             filling[at] = int(shares[at].argmax())
     return said / gap, filling
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_of_gaps_of_several_lengths_the_best_mean_wins_and_not_the_best_sum(
+    bert, begun, monkeypatch
+):
+    """-0.9 twice is less than -1.6 once, and the better mean."""
+    task = task_of(bert, template="{text} {mask*2}", labels=())
+    one, two, three = bert.tokenizer.convert_tokens_to_ids(["bad", "not", "good"])
+    (example,) = task.examples(ROWS[:1])
+    said, ids = [-1.6, -0.9, -0.9], [one, two, three]
+    if begun:  # the shorter one is written, and of the longer one its last token
+        target = (Written((one,), -1.6), Written((None, three), -0.9))
+        open_ = replace(example.others[0], reads=example.others[0].reads[:1])
+        example = replace(example, sequence=open_, others=(), target=target)
+        said, ids = said[1:2], ids[1:2]
+    found = torch.tensor(said), torch.tensor(ids)
+    monkeypatch.setattr(masked_text, "best_tokens", lambda read: found)
+    (prediction,) = task.predict(object.__new__(Words), [example], None)
+    assert prediction.answer == "not good"
 
 
 def test_the_loss_of_free_text_is_that_of_the_gap_that_it_fits(bert):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import tiny
@@ -170,6 +171,30 @@ def test_a_masked_model_scores_the_choices_by_as_many_masks_as_they_have_tokens(
         None,
         lambda row, choice: masks_score(backbone, prompt, row, choice, row["choice"], mean),
     )
+
+
+@pytest.mark.parametrize("way", ["head", "words", "words-mean"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_a_margin_is_one_more_than_what_the_best_wrong_choice_is_ahead(backbones, kind, way):
+    backbone = backbones[kind]
+    template = "{soft:2}{text} answer : {choice}" + (" ." if kind == "encoder" else "")
+    prompt, task = prompt_of(backbone), task_of(backbone, template, choose_by=way, loss="margin")
+    plain = task_of(backbone, template, choose_by=way)
+    head = head_of(task, backbone)
+    score = words_score if kind == "decoder" else masks_score
+    examples = task.examples(ROWS, RIGHT)
+    got = measure_examples(backbone, prompt, task, head, examples, batch_size=3)
+    said = measure_examples(backbone, prompt, plain, head, examples, batch_size=3)
+    for row, one, other, right in zip(ROWS, got, said, NUMBERS, strict=True):
+        assert one.prediction == other.prediction  # the margin is of the loss alone
+        texts = row["choice"]
+        if way == "head":  # differences of scores from the probabilities
+            scores = [math.log(other.prediction.probabilities[text]) for text in texts]
+        else:
+            scores = [score(backbone, prompt, row, text, texts, mean=True) for text in texts]
+        wrong = max(s for at, s in enumerate(scores) if at != right)
+        expected = max(0.0, 1 + wrong - scores[right])
+        assert one.loss == pytest.approx(expected, rel=2e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("way", ["head", "words"])

@@ -10,12 +10,14 @@ from tiny_runs import Killed, Watcher, document_of, same, tensors_of
 
 import ptune
 from ptune.batch import PromptTensors
+from ptune.config import Recipe
 from ptune.errors import ConfigError
 from ptune.evaluation import evaluate_examples
 from ptune.tasks import TaskOptions, make_task
 from ptune.tasks.calibration import CONTENT_FREE
 from ptune.template import Template
-from ptune.training import train_replicas
+from ptune.training import found, train_replicas
+from ptune.training.rows import Sources, read_rows
 
 TRAIN, TEST = tiny_cloze.rows(64, 1), tiny_cloze.rows(64, 2)
 WORDS = {"fine": ["yes"], "poor": ["no"]}
@@ -174,12 +176,37 @@ def test_the_words_that_are_found_tell_the_labels_apart_best(backbone):
     assert watcher.facts["notes"] == [f"Answer words found in the training rows: {said}."]
 
 
+def test_a_word_is_weighed_by_its_odds_and_not_by_its_probability(backbone, monkeypatch):
+    """From 0.5 to 0.9 is more, as odds, than from 0.005 to 0.02; as a ratio it is less."""
+    tokens = backbone.tokenizer
+    likely = {"good": {"fine": 0.9, "poor": 0.5}, "late": {"fine": 0.02, "poor": 0.005}}
+
+    def told(_backbone, _task, rows, size):
+        shares = torch.full((len(rows), len(tokens)), 1e-6)
+        for word, by_label in likely.items():
+            shares[:, tokens.convert_tokens_to_ids(word)] = torch.tensor(
+                [by_label[row["label"]] for row in rows]
+            )
+        # One word tells of the other label.
+        shares[:, tokens.convert_tokens_to_ids("bad")] = torch.tensor(
+            [{"fine": 0.001, "poor": 0.4}[row["label"]] for row in rows]
+        )
+        yield 0, shares
+
+    monkeypatch.setattr(found, "_shares", told)
+    recipe = Recipe.make(task="masked-lm", template="{text} {mask}", found_words=2).resolved()
+    data = read_rows(recipe.changed(validation_share=0), Sources(TRAIN, None, None))
+    words = found.find_words(recipe, data, backbone)
+    assert words["fine"] == ("good", "late")
+    assert words["poor"][0] == "bad"
+
+
 def test_words_are_found_on_a_causal_model_too():
     settings = {key: value for key, value in FEW.items() if key != "verbalizer"}
     settings |= {"task": "causal-lm", "template": "{soft:2}{text} : {label}", "max_steps": 1}
-    found = train(tiny.backbone("llama"), settings, found_words=2).prompt.verbalizer
-    assert [len(words) for words in found.values()] == [2, 2]
-    assert len({word for words in found.values() for word in words}) == 4
+    verbalizer = train(tiny.backbone("llama"), settings, found_words=2).prompt.verbalizer
+    assert [len(words) for words in verbalizer.values()] == [2, 2]
+    assert len({word for words in verbalizer.values() for word in words}) == 4
 
 
 def test_a_label_that_no_word_stands_for_is_refused(backbone):

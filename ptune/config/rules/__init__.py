@@ -13,6 +13,9 @@ from ptune.config.rules.known import (
     BATCH_SIZE as BATCH_SIZE,
 )
 from ptune.config.rules.known import (
+    COUNTED_BY,
+)
+from ptune.config.rules.known import (
     ENCODERS_OF as ENCODERS_OF,
 )
 from ptune.config.rules.known import (
@@ -49,7 +52,7 @@ _RULES = (*of_run.RULES, *of_task.RULES)
 
 def clashes(values: Values) -> list[str]:
     """Return a sentence for every pair of settings that do not go together."""
-    by_table = (_encoder(values), _metric(values))
+    by_table = (_encoder(values), _metric(values, "metric"), _metric(values, "second_metric"))
     words = {key: show(value) for key, value in values.items()}
     by_rule = (sentence.format(**words) for broken, sentence in _RULES if broken(values))
     return [sentence for sentence in (*by_table, *by_rule) if sentence]
@@ -65,12 +68,17 @@ def _encoder(v: Values) -> str:
     return f"{said}. Its encoders: {', '.join(known)}."
 
 
-def _metric(v: Values) -> str:
+def _metric(v: Values, name: str) -> str:
     kind = kind_of(v["task"], v["problem"], v["answer"])
     known = METRICS_OF[kind]
-    if v["metric"] is None or v["metric"] in known:
+    if v[name] is None:
         return ""
-    key = {v["task"]: "task", "text": "answer"}.get(kind, "problem")
-    return (
-        f"metric = {v['metric']} does not go with {key} = {kind}. Its metrics: {', '.join(known)}."
-    )
+    if v[name] not in known:
+        key = {v["task"]: "task", "text": "answer"}.get(kind, "problem")
+        return (
+            f"{name} = {v[name]} does not go with {key} = {kind}. Its metrics: {', '.join(known)}."
+        )
+    needed = COUNTED_BY.get(kind, {}).get(v[name])
+    if needed is not None and v[needed] is None:
+        return f"{name} = {v[name]} needs {needed}. Set it, or choose another score."
+    return ""

@@ -11,13 +11,18 @@ TRAINED_HEAD = (
 ANSWERS_IN_WORDS = ("causal-lm", "masked-lm", "seq2seq-lm")
 # The first one is the default of its kind (`kind_of`).
 METRICS_OF: dict[str, tuple[str, ...]] = {
-    "single-label": ("accuracy", "macro_f1", "loss", "perplexity"),
+    "single-label": ("accuracy", "macro_f1", "loss", "perplexity", "f1", "exact_match"),
     "multi-label": ("micro_f1", "macro_f1", "loss"),
     "token-classification": ("f1", "precision", "recall", "accuracy", "loss"),
     "regression": ("pearson", "spearman", "mse", "loss"),
     "question-answering": ("f1", "exact_match", "loss"),
     "multiple-choice": ("accuracy", "loss"),
-    "text": ("loss", "perplexity", "exact_match", "rouge1", "rouge2", "rougeL", "bleu"),
+    "text": ("loss", "perplexity", "exact_match", "rouge1", "rouge2", "rougeL", "bleu", "accuracy"),
+}
+# Metrics of a kind that are there with a setting only.
+COUNTED_BY: dict[str, dict[str, str]] = {
+    "single-label": {"f1": "positive_label", "exact_match": "group_column"},
+    "text": {"accuracy": "truth_column"},
 }
 # Settings that a task has a default of its own for.
 OF_TASK: dict[str, dict[str, str]] = {"question-answering": {"label_column": "answers"}}

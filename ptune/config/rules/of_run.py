@@ -114,9 +114,23 @@ RULES: tuple[Rule, ...] = (
             "be a second report. Leave test out, or set protocol: strict."
         ),
     ),
+    *(
+        (
+            lambda v, key=key: head(v) and v[key] == "perplexity",
+            f"{key} = perplexity goes with tasks that answer in words; task is {{task}}.",
+        )
+        for key in ("metric", "second_metric")
+    ),
     (
-        lambda v: head(v) and v["metric"] == "perplexity",
-        "metric = perplexity goes with task = causal-lm only; task is {task}. Name another metric.",
+        lambda v: v["second_metric"] is not None and no_validation(v),
+        (
+            "second_metric = {second_metric} needs validation rows. Give validation or "
+            "validation_share."
+        ),
+    ),
+    (
+        lambda v: v["second_metric"] is not None and v["second_metric"] == v["metric"],
+        "second_metric = {second_metric} is metric itself. Leave it out, or choose another score.",
     ),
     (
         lambda v: v["trunk_cache"] not in ("auto", "off") and not above_the_first(v),

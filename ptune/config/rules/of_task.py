@@ -20,6 +20,7 @@ from ptune.config.rules.known import (
     N_BEST,
     STRIDE,
     VALIDATION_SHARE,
+    kind_of,
 )
 
 RULES: tuple[Rule, ...] = (
@@ -64,7 +65,28 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     (
-        lambda v: v["task"] not in ANSWERS_IN_WORDS and v["loss"] != "labels",
+        lambda v: not free_text(v) and v["truth_column"] is not None,
+        (
+            "truth_column = {truth_column} goes with answer = text, whose texts are true or false. "
+            "Leave it out, or set answer: text."
+        ),
+    ),
+    *(
+        (
+            lambda v, key=key: (
+                kind_of(v["task"], v["problem"], v["answer"]) != "single-label"
+                and v[key] is not None
+            ),
+            f"{key} = {{{key}}} goes with rows of one label each. Leave {key} out.",
+        )
+        for key in ("group_column", "positive_label")
+    ),
+    (
+        lambda v: v["loss"] == "margin" and not chooses(v),
+        "loss = margin goes with task = multiple-choice only; task is {task}.",
+    ),
+    (
+        lambda v: v["task"] not in ANSWERS_IN_WORDS and v["loss"] == "vocabulary",
         (
             "loss = {loss} is over words, and task = {task} compares labels, choices or parts of "
             "a context alone. Leave loss out."

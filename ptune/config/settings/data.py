@@ -26,6 +26,17 @@ class DataSettings(BaseModel):
         "label", "Column that holds the label; of question-answering, answers."
     )
     columns: dict[str, str] = _setting({}, "Template field to column, where the names differ.")
+    group_column: str | None = _setting(
+        None,
+        "Rows with one value there are a group, e.g. the answers to a question: exact_match is the "
+        "share of groups in which all rows are right.",
+    )
+    truth_column: str | None = _setting(
+        None,
+        "Column that says whether the text of a row is a true answer (answer: text). Others are "
+        "not trained on; accuracy: rows whose own text is said if and only if it is true.",
+    )
+    positive_label: str | None = _setting(None, "Label whose F1 is scored, as f1.")
     choices: tuple[str, ...] | str | None = _setting(
         None,
         "Columns that hold the choices of a row, or the one that holds a list of them; null: "

@@ -34,8 +34,10 @@ class TaskSettings(BaseModel):
     answer: Literal["label", "text"] = _setting(
         "label", "What the label column holds: one of a set, or free text to be generated."
     )
-    loss: Literal["labels", "vocabulary"] = _setting(
-        "labels", "Over the label words, or over all words of the vocabulary."
+    loss: Literal["labels", "vocabulary", "margin"] = _setting(
+        "labels",
+        "Over the label words or choices; over all words of the vocabulary; or the margin by which "
+        "the right choice is before the others (multiple-choice).",
     )
     word_score: Literal["sum", "mean"] = _setting(
         "sum",

@@ -29,7 +29,6 @@ Metric = Literal[
     "mse",
     "loss",
     "perplexity",
-    "exact_match",
     "rouge1",
     "rouge2",
     "rougeL",
@@ -110,6 +109,10 @@ class TrainingSettings(BaseModel):
         None,
         "Score that chooses the best step; null: accuracy, micro_f1 or pearson, by problem; f1 of "
         "entities or answers; loss for free text.",
+    )
+    second_metric: Metric | None = _setting(
+        None,
+        "A second score that chooses: a step is better where both are, and worse where one is.",
     )
     protocol: Literal["strict", "paper"] = _setting(
         "strict",

@@ -1,0 +1,108 @@
+"""How predictions are shown and written: by `ptune predict`, and by `ptune evaluate`.
+
+    {"answer": "complaint", "probabilities": {...}}          a line a row
+    {"line": 7, "answer": ...}                               where bad rows were left out
+    {"text": "...", "label": "complaint"}                    --keep-rows: rows to train on
+    {"57a1": "Rome"}                                         SQuAD's form: id to answer
+
+Each writer says how many it wrote.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptune.errors import ConfigError
+
+# Predictions, and the rows that they are of where that matters.
+Write = Callable[..., int]
+
+
+def lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
+    """A JSON text for each prediction.
+
+    Args:
+        kept: the rows, where others are left out: each text then says the place of its row.
+    """
+    places = [{}] * len(predictions) if kept is None else [{kept.unit: n} for n in kept.numbers]
+    return [
+        json.dumps(
+            {**place, "answer": p.answer, "probabilities": p.probabilities, **p.more},
+            ensure_ascii=False,
+        )
+        for place, p in zip(places, predictions, strict=True)
+    ]
+
+
+def shown_lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
+    """The same for people."""
+    from ptune.display import prediction_line
+
+    shown = [prediction_line(one) for one in predictions]
+    if kept is None:
+        return shown
+    numbered = zip(kept.numbers, shown, strict=True)
+    return [f"{kept.unit} {number}: {line}" for number, line in numbered]
+
+
+def writer(output: Path, soft: Any, source: str | None, *, skip: bool = False) -> Write:
+    """What writes predictions to a file; what stands in its way is said now, before the work."""
+    from ptune.data import ids_of, kept_rows_for
+    from ptune.writing import check_writable, write_text
+
+    check_writable(output)
+    if soft.task != "question-answering" or output.suffix != ".json" or source is None:
+
+        def write_lines(predictions: Sequence[Any], rows: Any = None) -> int:
+            text = "".join(f"{line}\n" for line in lines(predictions, rows if skip else None))
+            write_text(output, text)
+            return len(predictions)
+
+        return write_lines
+    ids = ids_of(kept_rows_for(source, {**soft.settings, "task": soft.task}, skip=skip).rows)
+
+    def write_by_id(predictions: Sequence[Any], rows: Any = None) -> int:
+        own = ids if rows is None else ids_of(rows)
+        by_id = dict(zip(own, (p.answer for p in predictions), strict=True))
+        write_text(output, json.dumps(by_id, ensure_ascii=False) + "\n")
+        return len(predictions)
+
+    return write_by_id
+
+
+def labelled_writer(output: Path, soft: Any, at_least: float | None) -> Write:
+    """What writes rows with their answers as labels, in JSON lines.
+
+    Args:
+        at_least: probability of an answer whose row is kept; None keeps all.
+    """
+    from ptune.writing import check_writable, write_text
+
+    check_writable(output)
+    if at_least is not None and not _is_whole(soft):
+        raise ConfigError(
+            "--at-least goes with answers that are one label each; those of this prompt (task "
+            f"{soft.task}) have no probability as a whole. Leave it out."
+        )
+    column = str(soft.settings.get("label_column", "label"))
+
+    def write(predictions: Sequence[Any], rows: Any) -> int:
+        kept = [
+            json.dumps({**row, column: one.answer}, ensure_ascii=False, default=str)
+            for row, one in zip(rows, predictions, strict=True)
+            if at_least is None or one.probabilities[one.answer] >= at_least
+        ]
+        write_text(output, "".join(f"{line}\n" for line in kept))
+        return len(kept)
+
+    return write
+
+
+def _is_whole(soft: Any) -> bool:
+    """Whether an answer of the prompt has one probability."""
+    from ptune.config import kind_of
+
+    problem = str(soft.settings.get("problem", "single-label"))
+    answer = str(soft.settings.get("answer", "label"))
+    return kind_of(soft.task, problem, answer) in ("single-label", "multiple-choice")
