@@ -91,10 +91,10 @@ def _deep_refusal(job: Job) -> str | None:
 
 
 def peer_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
-    """The recipe with the one loss over words that PEFT has: over the whole vocabulary."""
+    """The recipe's rows, with the one loss over words that PEFT has: over the whole vocabulary."""
     words = recipe.task == "causal-lm"
-    said = recipe.changed(loss="vocabulary") if words else recipe
-    return make_job(said, backbone, steps=steps)
+    said = recipe.changed(loss="vocabulary") if words else None
+    return make_job(recipe, backbone, steps=steps, said=said)
 
 
 def peer_side(job: Job, recipe: Recipe) -> Side:

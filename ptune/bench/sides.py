@@ -29,7 +29,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
 from ptune.training.job import task_of
 from ptune.training.options import Options, autocasts
-from ptune.training.rows import RunRows, Sources, answers_in, read_rows
+from ptune.training.rows import Sources, answers_in, read_rows
 
 # Of one step: several where gradients are added up.
 Batches = Sequence[Sequence[Example]]
@@ -74,9 +74,12 @@ class Side:
     another: str | None = None
 
 
-def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
+def make_job(recipe: Recipe, backbone: Backbone, *, steps: int, said: Recipe | None = None) -> Job:
     """Read a recipe's rows, draw the batches of the first steps, and make the prompt.
 
+    Args:
+        said: what the drawn rows are encoded for, where it is another loss than the recipe's. (Rows
+            are then of other lengths, and would make other batches of so many tokens.)
     Raises:
         ConfigError, DataError, TemplateError: as training would.
     """
@@ -89,24 +92,28 @@ def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
     if recipe.train is None:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     data = read_rows(recipe, Sources(recipe.train, recipe.validation, None))
+    answers = answers_in(recipe, data.train)
     task = task_of(recipe, data.template, backbone, data.labels)
     prompt = build_prompt(recipe, backbone, task, data.template, task.layout)
     if prompt.offset:  # its keys stand at positions that rows then cannot have
         task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
     prompt.to(backbone.device)
-    return Job(recipe, backbone, task, prompt, _steps(recipe, backbone, task, data, steps))
+    training = task.training_examples(data.train, answers)
+    drawn = _drawn(recipe, backbone, task, training, steps)
+    if said is not None:
+        recipe = said.resolved()
+        task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
+        training = task.training_examples(data.train, answers)
+    batches = [[[training[row] for row in part] for part in step] for step in drawn]
+    return Job(recipe, backbone, task, prompt, batches)
 
 
-def _steps(
-    recipe: Recipe, backbone: Backbone, task: Task, data: RunRows, steps: int
-) -> list[Batches]:
-    """The batches of the first steps, as training would draw them."""
-    training = task.training_examples(data.train, answers_in(recipe, data.train))
+def _drawn(
+    recipe: Recipe, backbone: Backbone, task: Task, training: Sequence[Example], steps: int
+) -> list[list[list[int]]]:
+    """The rows of each batch of the first steps, as training would draw them."""
     plan = plan_of(recipe.changed(epochs=steps, max_steps=steps), backbone, task, training)
-    return [
-        [[training[row] for row in part] for part in plan.parts(plan.rows_of(step))]
-        for step in range(plan.steps)
-    ]
+    return [plan.parts(plan.rows_of(step)) for step in range(plan.steps)]
 
 
 def own_side(job: Job) -> Side:

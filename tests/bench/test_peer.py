@@ -20,6 +20,7 @@ DEEP = {"method": "p-tuning-v2", "prompt_length": 3}
 SAID = DEEP | {"template": "{text} label : {label}", "loss": "vocabulary"}
 HEAD = DEEP | {"template": "{text}", "task": "sequence-classification"}
 
+LABEL = tiny.WORDS.index("label")
 ANOTHER_LOSS = (
     "The losses are not compared: the recipe's is over the labels, PEFT's over the whole "
     "vocabulary. With loss=vocabulary they are the same."
@@ -45,7 +46,8 @@ def rows(tmp_path):
 
 
 def recipe_of(rows, settings):
-    return Recipe.make(backbone="tiny", train=rows, batch_size=4, validation_share=0, **settings)
+    batches = {} if "tokens_per_batch" in settings else {"batch_size": 4}
+    return Recipe.make(backbone="tiny", train=rows, validation_share=0, **batches, **settings)
 
 
 def peer_of(rows, settings, family="llama"):
@@ -147,6 +149,23 @@ def test_what_peft_cannot_say_is_left_out(rows, family, settings, sentence):
     job = peer_job(recipe, tiny.backbone(family), steps=1)
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         peer_side(job, recipe)
+
+
+def test_both_sides_see_the_same_rows_where_labels_make_them_longer_than_their_own_words(rows):
+    """Batches of so many tokens: one label's two tokens count in every row, or in its own ones."""
+    settings = WORDS | {"loss": "labels", "tokens_per_batch": 40}
+    recipe, backbone = recipe_of(rows, settings), tiny.backbone("llama")
+    own = make_job(recipe, backbone, steps=4)
+    other = peer_job(recipe, backbone, steps=4)
+
+    def texts(job):
+        front = [[[e.sequence.ids for e in part] for part in step] for step in job.steps]
+        return [[[ids[: ids.index(LABEL)] for ids in part] for part in step] for step in front]
+
+    assert texts(own) == texts(other)
+    assert len({len(part) for step in texts(own) for part in step}) > 1
+    assert all(isinstance(e.target, int) for step in own.steps for part in step for e in part)
+    assert all(isinstance(e.target, tuple) for step in other.steps for part in step for e in part)
 
 
 def test_without_peft_there_is_a_sentence(rows, monkeypatch):
