@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, chain, pairwise, zip_longest
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
+from ptune.inject import Words
 from ptune.run import Read, generate, run
 from ptune.tasks import Example, Prediction, Task
 from ptune.tasks.flat import lengths_of
@@ -81,13 +83,18 @@ class Part:
     examples: Sequence[Example]
     head: nn.Module | None = None
 
+    def loss(self, read: Read) -> Float[Tensor, " examples"]:
+        """What the task says that its rows cost."""
+        return self.task.loss(read, self.examples, self.head)
+
 
 def read_together(
     backbone: Backbone, parts: Sequence[Part], trunk: Trunk | None = None
 ) -> list[Read]:
     """Run the rows of all parts in one pass, each with its own prompt; what each part's rows read.
 
-    All tasks read the same kind of thing.
+    All tasks read the same kind of thing. Where they read words, what the losses of several parts
+    ask of the backbone's head is asked in one, so that its matrix is read once.
 
     Args:
         trunk: what the layers beneath all of the prompts compute, if it is remembered.
@@ -102,6 +109,8 @@ def read_together(
     (kind,) = {part.task.read for part in parts}
     read = run(backbone, prompts, batch, read=kind, entering=entering)
     ends = list(accumulate(sum(map(_reads, own)) for own in by_part))
+    if isinstance(read, Words):
+        return [*read.split(ends, [part.loss for part in parts])]
     return [read[start:end] for start, end in pairwise([0, *ends])]
 
 
@@ -127,11 +136,9 @@ def measure_together(
     losses: list[dict[int, float]] = [{} for _ in parts]
     predictions: list[dict[int, Prediction]] = [{} for _ in parts]
     for at, indices, chosen, read in _read(backbone, parts, batch_sizes, trunk):
-        task, head = parts[at].task, parts[at].head
-        found = task.loss(read, chosen, head).float().tolist()
-        losses[at] |= zip(indices, found, strict=True)
-        if not task.generates:
-            some = replace(parts[at], examples=chosen)
+        some = replace(parts[at], examples=chosen)
+        losses[at] |= zip(indices, some.loss(read).float().tolist(), strict=True)
+        if not some.task.generates:
             predictions[at] |= zip(indices, _predicted(backbone, some, read), strict=True)
     for at, (part, size) in enumerate(zip(parts, batch_sizes, strict=True)):
         if part.task.generates:

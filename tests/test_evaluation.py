@@ -12,6 +12,7 @@ from ptune.evaluation import (
     predict_examples,
     summarize,
 )
+from ptune.inject import LanguageHead
 from ptune.tasks import Prediction, TaskOptions, make_task
 from ptune.tasks.task import Example
 from ptune.template import Template
@@ -68,6 +69,22 @@ def test_rows_shared_out_and_put_together_give_the_scores_of_all(parts):
     second = measure_examples(*parts, examples[1::2], batch_size=2)
     mixed = [first[0], second[0], first[1], second[1], first[2]]
     assert summarize(parts[2], mixed, examples).scores == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_loss_and_a_prediction_of_the_same_rows_ask_the_head_once(parts, monkeypatch):
+    sizes, call = [], LanguageHead.__call__
+    predict_examples(*parts, examples_of(parts[2]), batch_size=5)  # the first time it is tried
+
+    def counting(self, states):
+        sizes.append(len(states))
+        return call(self, states)
+
+    monkeypatch.setattr(LanguageHead, "__call__", counting)
+    longer = make_task("causal-lm", Template.parse("{soft:2}{text} label : {label}"), parts[0],
+                       TaskOptions(labels=("yes", "no parcel")))  # fmt: skip
+    examples = examples_of(longer, ["yes", "no parcel", "yes", "yes", "no parcel"])
+    measure_examples(*parts[:2], longer, None, examples, batch_size=5)
+    assert sizes == [5, 5]  # the first words behind each row, and the second word of one label
 
 
 def test_of_no_rows_nothing_is_measured(parts):

@@ -2,7 +2,7 @@ r"""Batches: rows without padding, each naming its prompt, sharing what is equal
 
     two rows, one prompt of 3 virtual tokens, a causal model, labels "yes" and "no":
 
-    segment 0   P P P Question :        the head: equal in both rows, so it is computed once
+    segment 0   P P P Question :        the shared prefix: equal in both rows, computed once
     segment 1     how far is it ? A :   row 0, sees segment 0
     segment 2     who won ? A :         row 1, sees segment 0
     segment 3       yes                 a continuation of row 0, sees segments 0 and 1

@@ -21,14 +21,14 @@ class Segment:
 
 
 class Forest:
-    """Collects segments and reads; equal heads of one prompt become one segment."""
+    """Collects segments and reads; equal prefixes of one prompt become one segment."""
 
     def __init__(self, share: bool) -> None:
         self.share = share
         self.segments: list[Segment] = []
         self.reads: list[tuple[int, int]] = []
         self._source = -1
-        self._heads: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
+        self._prefixes: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
 
     def add(self, sequence: TokenSequence) -> None:
         self._source += 1
@@ -48,7 +48,7 @@ class Forest:
         cut = sequence.shared
         parents: tuple[int, ...] = ()
         if cut:
-            parents = (self._head(sequence.ids[:cut], types[:cut], sequence.prompt),)
+            parents = (self._prefix(sequence.ids[:cut], types[:cut], sequence.prompt),)
         if sequence.ids[cut:]:
             body = self._segment(sequence.ids[cut:], types[cut:], sequence.prompt, cut, parents)
             parents = (*parents, body)
@@ -60,11 +60,11 @@ class Forest:
             line = self._segment(branch.ids, tail, sequence.prompt, place, parents)
             self.reads += [(line, at) for at in branch.reads]
 
-    def _head(self, ids: tuple[int, ...], types: tuple[int, ...], prompt: int) -> int:
+    def _prefix(self, ids: tuple[int, ...], types: tuple[int, ...], prompt: int) -> int:
         key = (prompt, ids, types)
-        if key not in self._heads:
-            self._heads[key] = self._segment(ids, types, prompt, 0, ())
-        return self._heads[key]
+        if key not in self._prefixes:
+            self._prefixes[key] = self._segment(ids, types, prompt, 0, ())
+        return self._prefixes[key]
 
     def _segment(
         self,

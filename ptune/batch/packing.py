@@ -19,7 +19,7 @@ def pack(sequences: Sequence[TokenSequence], *, share: bool, padded: bool = Fals
     """Lay sequences out for the backbone.
 
     Args:
-        share: compute equal heads once and let branches stand on their row. Only right where a
+        share: compute equal prefixes once and let branches stand on their row. Only right where a
             token never sees what comes after it: causal models.
         padded: one padded line a sequence, nothing shared, instead of one line for all.
     Raises:
@@ -38,7 +38,7 @@ def pack(sequences: Sequence[TokenSequence], *, share: bool, padded: bool = Fals
         return _lay(_grown(sequences, share=share and not padded), padded)
     if len(decoders) != len(sequences) or any(s.reads or s.branches for s in sequences):
         raise ValueError("Where one row has a decoder side, all have, and reads stand there alone.")
-    # Every token of an encoder sees all of its row: nothing to share. In the decoder, a head that
+    # Every token of an encoder sees all of its row: nothing to share. In the decoder, a prefix that
     # is equal in all rows sees another encoder side in each.
     encoder = _grown(sequences, share=False)
     alone = [replace(decoder, shared=0) for decoder in decoders]
@@ -62,11 +62,11 @@ def _lay(forest: Forest, padded: bool) -> Batch:
     groups, order = _groups(segments, starts, shape[0] * shape[1])
     lay = _Layout(shape, starts, [len(s.ids) for s in segments])
     return Batch(
-        ids=lay.spread([s.ids for s in segments]),
-        places=lay.spread([range(s.place, s.place + len(s.ids)) for s in segments]),
-        types=lay.spread([s.types for s in segments]),
-        prompt=lay.spread([[s.prompt] * len(s.ids) for s in segments]),
-        real=lay.spread([[1] * len(s.ids) for s in segments]).bool(),
+        ids=lay.out([s.ids for s in segments]),
+        places=lay.out([range(s.place, s.place + len(s.ids)) for s in segments]),
+        types=lay.out([s.types for s in segments]),
+        prompt=lay.out([[s.prompt] * len(s.ids) for s in segments]),
+        real=lay.out([[1] * len(s.ids) for s in segments]).bool(),
         reads=torch.tensor([starts[s] + at for s, at in forest.reads], dtype=torch.long),
         order=order,
         groups=groups,
@@ -89,7 +89,7 @@ class _Layout:
     starts: list[int]
     lengths: list[int]
 
-    def spread(self, values: Sequence[Sequence[int]]) -> Int[Tensor, "lines tokens"]:
+    def out(self, values: Sequence[Sequence[int]]) -> Int[Tensor, "lines tokens"]:
         """Write each segment's numbers where the segment stands."""
         if self.shape[0] == 1:
             flat = torch.tensor([number for segment in values for number in segment])

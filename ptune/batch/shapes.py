@@ -75,7 +75,7 @@ class Group:
     """Sequences of like shape, whose attention is computed in one call.
 
     `*_at` index the flat tokens of the batch, `*_place` count within each sequence from 0 (its
-    shared head and its row included). Entries where `key_real` is False are padding. Padding
+    shared prefix and its row included). Entries where `key_real` is False are padding. Padding
     queries repeat the place of the last real one, so that every query sees at least one key.
     """
 
@@ -103,7 +103,7 @@ class Batch:
         decoder: the other side of an encoder-decoder.
         cross, cross_order: of a decoder's batch: groups whose keys are the encoder's tokens, and
             their order.
-        longest: tokens of the longest sequence on this side, its shared head included.
+        longest: tokens of the longest sequence on this side, its shared prefix included.
     """
 
     ids: Int[Tensor, "lines tokens"]

@@ -2,7 +2,7 @@ r"""The floor: what the matrix products of a step take at the machine's own peak
 
     floor = (2 + 2 b) P T + 4 V H R        FLOPs, over the peak in FLOP/s
 
-    P  weights of the body's matrices           T  real tokens, an equal head of the rows once
+    P  weights of the body's matrices           T  real tokens, a shared prefix of the rows once
     V  vocabulary   H  width of the states      R  positions that ask for the whole vocabulary
     b  share of the layers that a gradient has to pass: 1 but for deep prompts in upper layers
 
@@ -33,7 +33,7 @@ class Counts:
     """What a batch holds, in tokens.
 
     Args:
-        real: tokens that stand for something; an equal head of the rows once, where it is shared.
+        real: tokens that stand for something; a shared prefix of the rows once, where it is shared.
         padded: positions, if every sequence stood on a line as long as the longest.
         words: positions that ask for probabilities over the whole vocabulary. Behind a row whose
             labels are compared the sum over the vocabulary cancels; in longer labels it does not.
@@ -48,7 +48,7 @@ def count(sequences: Sequence[TokenSequence], *, share: bool, over_labels: bool 
     """Count the tokens of a batch.
 
     Args:
-        share: an equal head is computed once, as a causal model can.
+        share: a shared prefix is computed once, as a causal model can.
         over_labels: the labels of a row are compared with one another (`CausalLM`).
     """
     packed = pack(sequences, share=share)

@@ -54,7 +54,7 @@ class Measured:
 
     Args:
         steps: timed.
-        tokens: real tokens of a step (median), an equal head of the rows once.
+        tokens: real tokens of a step (median), a shared prefix of the rows once.
         padded: positions, if its rows were padded to the longest.
         words: positions that ask for the whole vocabulary (median).
         flops: of its matrix products (median).

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from ptune.backbone import Backbone
 from ptune.bench import NO_PEFT
-from ptune.bench.sides import Job, Side, make_job
+from ptune.bench.sides import Side, Workload, make_workload
 from ptune.config import Recipe
 from ptune.encoders import EmbeddingEncoder, PrefixEncoder
 from ptune.errors import ConfigError
@@ -50,13 +50,13 @@ class Units(nn.Module):
         return table / self.scale
 
 
-def refusal(job: Job) -> str | None:
+def refusal(workload: Workload) -> str | None:
     """Why PEFT cannot say this recipe; None where it can."""
-    recipe = job.recipe
+    recipe = workload.recipe
     if find_spec("peft") is None:
         return NO_PEFT
     if recipe.method == "p-tuning-v2":
-        return _deep_refusal(job)
+        return _deep_refusal(workload)
     if recipe.task != "causal-lm":
         return (
             f"PEFT is left out: with {recipe.method} and a trained head it pools a virtual token "
@@ -64,9 +64,9 @@ def refusal(job: Job) -> str | None:
         )
     if recipe.encoder == "residual":
         return "PEFT is left out: it has no residual encoder."
-    slots = job.task.layout.slots
+    slots = workload.task.layout.slots
     front = tuple(-1 - slot for slot in range(slots))
-    for example in (e for batches in job.steps for part in batches for e in part):
+    for example in (e for batches in workload.steps for part in batches for e in part):
         ids = example.sequence.ids
         if ids[:slots] != front or min(ids[slots:], default=0) < 0:
             return (
@@ -76,61 +76,65 @@ def refusal(job: Job) -> str | None:
     return None
 
 
-def _deep_refusal(job: Job) -> str | None:
-    if job.task.layout.slots:
+def _deep_refusal(workload: Workload) -> str | None:
+    if workload.task.layout.slots:
         return "PEFT is left out: it has no prompt that is deep and stands in the text at once."
-    examples = (e for batches in job.steps for part in batches for e in part)
+    examples = (e for batches in workload.steps for part in batches for e in part)
     if any(any(one.types) for example in examples for one in example.sequences):
         return "PEFT is left out: it passes no segments (token_type_ids) on to the model."
-    sites = job.backbone.geometry.sites
-    if job.prompt.sites != tuple(range(len(sites))):
+    sites = workload.backbone.geometry.sites
+    if workload.prompt.sites != tuple(range(len(sites))):
         return "PEFT is left out: its prefixes go to all layers or to none."
     if len({site.name for site in sites}) < len(sites):
         return "PEFT is left out: it gives layers that share their weights no prefix."
     return None
 
 
-def peer_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
-    """The recipe with the one loss over words that PEFT has: over the whole vocabulary."""
+def peer_workload(recipe: Recipe, backbone: Backbone, *, steps: int) -> Workload:
+    """The recipe's rows, with the one loss over words that PEFT has: over the whole vocabulary."""
     words = recipe.task == "causal-lm"
-    said = recipe.changed(loss="vocabulary") if words else recipe
-    return make_job(said, backbone, steps=steps)
+    said = recipe.changed(loss="vocabulary") if words else None
+    return make_workload(recipe, backbone, steps=steps, said=said)
 
 
-def peer_side(job: Job, recipe: Recipe) -> Side:
+def peer_side(workload: Workload, recipe: Recipe) -> Side:
     """As PEFT trains.
 
     Args:
-        job: from `peer_job`.
+        workload: from `peer_workload`.
         recipe: what was asked for.
     Raises:
         ConfigError: PEFT cannot say the recipe.
     """
-    why = refusal(job)
+    why = refusal(workload)
     if why is not None:
         raise ConfigError(why)
-    wrapped = _wrap(job)
+    wrapped = _wrap(workload)
     encoder: nn.Module = wrapped.prompt_encoder["default"]
-    held = _start(job, encoder)
-    lr, encoder_lr = job.recipe.lr, job.recipe.encoder_lr
+    held = _start(workload, encoder)
+    lr, encoder_lr = workload.recipe.lr, workload.recipe.encoder_lr
     groups = [{"params": list(encoder.parameters()), "lr": lr if held else encoder_lr}]
-    if job.prompt.head is not None:
-        job.prompt.head.train()
-        groups.append({"params": list(job.prompt.head.parameters()), "lr": job.recipe.head_lr})
-    losses = _words(job, wrapped) if job.task.read == "words" else _states(job, wrapped)
+    if workload.prompt.head is not None:
+        workload.prompt.head.train()
+        groups.append(
+            {"params": list(workload.prompt.head.parameters()), "lr": workload.recipe.head_lr}
+        )
+    losses = (
+        _words(workload, wrapped) if workload.task.read == "words" else _states(workload, wrapped)
+    )
     return Side(_cached(losses, held), groups, True, _another(recipe, held))
 
 
-def _wrap(job: Job) -> Any:
+def _wrap(workload: Workload) -> Any:
     """The backbone's model in PEFT's wrapper, in training mode as its users have it."""
     import peft
 
-    recipe = job.recipe
-    kind = "CAUSAL_LM" if job.task.read == "words" else "FEATURE_EXTRACTION"
-    model = job.backbone.model if job.task.read == "words" else job.backbone.body
-    width = job.backbone.geometry.width
-    if job.prompt.deep is not None:
-        deep = job.prompt.deep
+    recipe = workload.recipe
+    kind = "CAUSAL_LM" if workload.task.read == "words" else "FEATURE_EXTRACTION"
+    model = workload.backbone.model if workload.task.read == "words" else workload.backbone.body
+    width = workload.backbone.geometry.width
+    if workload.prompt.deep is not None:
+        deep = workload.prompt.deep
         config = peft.PrefixTuningConfig(
             task_type=kind,
             num_virtual_tokens=deep.slots,
@@ -140,21 +144,21 @@ def _wrap(job: Job) -> Any:
     elif recipe.encoder in ("lstm", "mlp"):
         config = peft.PromptEncoderConfig(
             task_type=kind,
-            num_virtual_tokens=job.task.layout.slots,
+            num_virtual_tokens=workload.task.layout.slots,
             encoder_reparameterization_type=recipe.encoder.upper(),
             encoder_hidden_size=recipe.encoder_hidden or width,
         )
     else:
-        slots = job.task.layout.slots
+        slots = workload.task.layout.slots
         config = peft.PromptTuningConfig(task_type=kind, num_virtual_tokens=slots)
-    wrapped = peft.get_peft_model(model, config).to(job.backbone.device)
+    wrapped = peft.get_peft_model(model, config).to(workload.backbone.device)
     wrapped.prompt_encoder.train()  # the frozen model stays in eval mode, as on ptune's side
     return wrapped
 
 
-def _start(job: Job, encoder: nn.Module) -> bool:
+def _start(workload: Workload, encoder: nn.Module) -> bool:
     """Start from ptune's numbers in ptune's units, where both train a plain table."""
-    own = job.prompt.deep or job.prompt.shallow
+    own = workload.prompt.deep or workload.prompt.shallow
     free = isinstance(own, PrefixEncoder) and own.projection is None
     if not (free or isinstance(own, EmbeddingEncoder)):
         return False
@@ -197,17 +201,17 @@ def _another(recipe: Recipe, held: bool) -> str | None:
 # ---- one batch ----
 
 
-def _words(job: Job, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
+def _words(workload: Workload, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
     """The mean cross-entropy of each answer's words, from the logits of all positions.
 
     PEFT's own loss is the mean over all words of a batch: the same where answers are equally long.
     What it costs is the same: every position's logits in float32.
     """
-    front = 0 if job.prompt.deep is not None else job.task.layout.slots
+    front = 0 if workload.prompt.deep is not None else workload.task.layout.slots
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         rows = [_with_answer(example) for example in examples]
-        inputs = padded_inputs(job.backbone, rows, _first_position(job))
+        inputs = padded_inputs(workload.backbone, rows, _first_position(workload))
         words = inputs.pop("labels")[:, 1:]
         logits = wrapped(**inputs).logits[:, front:-1].float()
         each = functional.cross_entropy(
@@ -218,19 +222,19 @@ def _words(job: Job, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
     return losses
 
 
-def _states(job: Job, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
+def _states(workload: Workload, wrapped: Any) -> Callable[[Sequence[Example]], Tensor]:
     """The loss of the recipe's own head on the states of the recipe's own positions."""
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         sequences = [one for example in examples for one in example.sequences]
         rows = [(one.ids, ()) for one in sequences]
-        inputs = padded_inputs(job.backbone, rows, _first_position(job))
+        inputs = padded_inputs(workload.backbone, rows, _first_position(workload))
         del inputs["labels"]
         states = wrapped(**inputs).last_hidden_state
         row, at = zip(
             *((i, at) for i, one in enumerate(sequences) for at in one.reads), strict=True
         )
-        return job.task.loss(states[list(row), list(at)], examples, job.prompt.head)
+        return workload.task.loss(states[list(row), list(at)], examples, workload.prompt.head)
 
     return losses
 
@@ -245,15 +249,15 @@ def _with_answer(example: Example) -> Row:
     return ids[: len(ids) - said], example.target
 
 
-def _first_position(job: Job) -> int | None:
+def _first_position(workload: Workload) -> int | None:
     """Where PEFT is to put the first token; None for virtual tokens, which count as positions.
 
     PEFT adds the number of its keys to positions, so they are taken off before.
     """
-    geometry = job.backbone.geometry
-    if job.prompt.deep is None or "position_ids" not in geometry.takes:
+    geometry = workload.backbone.geometry
+    if workload.prompt.deep is None or "position_ids" not in geometry.takes:
         return None
-    return geometry.first_position + job.prompt.offset - job.prompt.deep.slots
+    return geometry.first_position + workload.prompt.offset - workload.prompt.deep.slots
 
 
 def padded_inputs(

@@ -1,7 +1,7 @@
 """A recipe as a measured side: the rows of each step, the prompt at its start, and one step.
 
-    job = make_job(recipe, backbone, steps=11)
-    timed = Timed(job, own_side(job))
+    workload = make_workload(recipe, backbone, steps=11)
+    timed = Timed(workload, own_side(workload))
     timed.step()               {"seconds": 0.41, "loss": 2.3, "tokens": 311, ...}
 
 `own_side` is the pass of the training loop; `ptune.bench.peer` makes one of PEFT. Both get the
@@ -29,7 +29,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
 from ptune.training.job import task_of
 from ptune.training.options import Options, autocasts
-from ptune.training.rows import RunRows, Sources, answers_in, read_rows
+from ptune.training.rows import Sources, answers_in, read_rows
 from ptune.training.settle import with_template
 
 # Of one step: several where gradients are added up.
@@ -37,7 +37,7 @@ Batches = Sequence[Sequence[Example]]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Workload:
     """What all sides of a measurement have in common.
 
     Args:
@@ -75,9 +75,14 @@ class Side:
     another: str | None = None
 
 
-def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
+def make_workload(
+    recipe: Recipe, backbone: Backbone, *, steps: int, said: Recipe | None = None
+) -> Workload:
     """Read a recipe's rows, draw the batches of the first steps, and make the prompt.
 
+    Args:
+        said: what the drawn rows are encoded for, where it is another loss than the recipe's. (Rows
+            are then of other lengths, and would make other batches of so many tokens.)
     Raises:
         ConfigError, DataError, TemplateError: as training would.
     """
@@ -91,76 +96,80 @@ def make_job(recipe: Recipe, backbone: Backbone, *, steps: int) -> Job:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     data = read_rows(recipe, Sources(recipe.train, recipe.validation, None))
     data = with_template(recipe, data, backbone)
+    answers = answers_in(recipe, data.train)
     task = task_of(recipe, data.template, backbone, data.labels)
     prompt = build_prompt(recipe, backbone, task, data.template, task.layout)
     if prompt.offset:  # its keys stand at positions that rows then cannot have
         task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
     prompt.to(backbone.device)
-    return Job(recipe, backbone, task, prompt, _steps(recipe, backbone, task, data, steps))
+    training = task.training_examples(data.train, answers)
+    drawn = _drawn(recipe, backbone, task, training, steps)
+    if said is not None:
+        recipe = said.resolved()
+        task = task_of(recipe, data.template, backbone, data.labels, offset=prompt.offset)
+        training = task.training_examples(data.train, answers)
+    batches = [[[training[row] for row in part] for part in step] for step in drawn]
+    return Workload(recipe, backbone, task, prompt, batches)
 
 
-def _steps(
-    recipe: Recipe, backbone: Backbone, task: Task, data: RunRows, steps: int
-) -> list[Batches]:
-    """The batches of the first steps, as training would draw them."""
-    training = task.training_examples(data.train, answers_in(recipe, data.train))
+def _drawn(
+    recipe: Recipe, backbone: Backbone, task: Task, training: Sequence[Example], steps: int
+) -> list[list[list[int]]]:
+    """The rows of each batch of the first steps, as training would draw them."""
     plan = plan_of(recipe.changed(epochs=steps, max_steps=steps), backbone, task, training)
-    return [
-        [[training[row] for row in part] for part in plan.parts(plan.rows_of(step))]
-        for step in range(plan.steps)
-    ]
+    return [plan.parts(plan.rows_of(step)) for step in range(plan.steps)]
 
 
-def own_side(job: Job) -> Side:
+def own_side(workload: Workload) -> Side:
     """As ptune trains."""
-    options = Options.of(job.recipe, job.backbone.dtype)
-    job.prompt.train()
+    options = Options.of(workload.recipe, workload.backbone.dtype)
+    workload.prompt.train()
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
-        part = Part(job.prompt.tensors(), job.task, examples)
-        (read,) = read_together(job.backbone, [part])
-        return job.task.loss(read, examples, job.prompt.head)
+        part = Part(workload.prompt.tensors(), workload.task, examples)
+        (read,) = read_together(workload.backbone, [part])
+        return workload.task.loss(read, examples, workload.prompt.head)
 
-    return Side(losses, options.groups(job.prompt), job.backbone.geometry.padded)
+    return Side(losses, options.groups(workload.prompt), workload.backbone.geometry.padded)
 
 
 class Timed:
     """Takes a step when asked, and says what it took."""
 
-    def __init__(self, job: Job, side: Side) -> None:
-        self._job, self._side = job, side
-        self._optimizer = torch.optim.AdamW(side.groups, weight_decay=job.recipe.weight_decay)
+    def __init__(self, workload: Workload, side: Side) -> None:
+        self._workload, self._side = workload, side
+        self._optimizer = torch.optim.AdamW(side.groups, weight_decay=workload.recipe.weight_decay)
         self._parameters = [p for group in side.groups for p in group["params"]]
         self._done = 0
-        self._body = body_parameters(job.backbone.body)
+        self._body = body_parameters(workload.backbone.body)
 
     @property
     def facts(self) -> Line:
         """What is to be known before the first step."""
-        backbone = self._job.backbone
+        backbone = self._workload.backbone
         return {
             "body_parameters": self._body,
             "trained": sum(p.numel() for p in self._parameters),
             "another": self._side.another,
             "width": backbone.geometry.hidden,
-            "dtype": "bfloat16" if self._job.autocast else str(backbone.dtype).split(".")[-1],
+            "dtype": "bfloat16" if self._workload.autocast else str(backbone.dtype).split(".")[-1],
             "device": str(backbone.device),
         }
 
     def step(self) -> Line:
         """One optimizer step, timed; its loss is the mean over its rows."""
-        device = self._job.backbone.device
-        batches = self._job.steps[self._done % len(self._job.steps)]
+        device = self._workload.backbone.device
+        batches = self._workload.steps[self._done % len(self._workload.steps)]
         rows = sum(map(len, batches))
         self._done += 1
         start = clock(device)
         total = torch.zeros((), device=device)
         for part in batches:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._job.autocast):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._workload.autocast):
                 loss = self._side.losses(part).sum() / rows
             torch.autograd.backward(loss)
             total += loss.detach()
-        nn.utils.clip_grad_norm_(self._parameters, self._job.recipe.clip or float("inf"))
+        nn.utils.clip_grad_norm_(self._parameters, self._workload.recipe.clip or float("inf"))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         seconds = clock(device) - start
@@ -168,7 +177,7 @@ class Timed:
 
     def _counts(self, batches: Batches) -> Line:
         """Tokens and FLOPs that the step needs at least, whatever its side did."""
-        backbone, task = self._job.backbone, self._job.task
+        backbone, task = self._workload.backbone, self._workload.task
         speaks = task.read == "words"
         found = [
             count(
@@ -187,7 +196,7 @@ class Timed:
             tokens=real,
             head=head,
             reads=words,
-            backward_share=backward_share(self._job.prompt, len(backbone.geometry.sites)),
+            backward_share=backward_share(self._workload.prompt, len(backbone.geometry.sites)),
         )
         computed = padded if self._side.pads else real
         return {

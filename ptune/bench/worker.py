@@ -39,19 +39,19 @@ def work_peak(job: Line) -> None:
 def work_side(job: Line, backbone: "Backbone | None" = None) -> None:
     """Take a step whenever asked; on the recipe's backbone, or on one that is given."""
     # Here and not above: the process that measures the peak needs none of it.
-    from ptune.bench.peer import peer_job, peer_side
-    from ptune.bench.sides import Timed, make_job, own_side
+    from ptune.bench.peer import peer_side, peer_workload
+    from ptune.bench.sides import Timed, make_workload, own_side
     from ptune.config import Recipe
     from ptune.training import load_backbone
 
     recipe = Recipe.make(**job["recipe"])
     loaded = backbone or load_backbone(recipe)
     if job["side"] == "peft":
-        made = peer_job(recipe, loaded, steps=job["steps"])
+        made = peer_workload(recipe, loaded, steps=job["steps"])
         timed = Timed(made, peer_side(made, recipe))
         serve(timed.facts, {"step": timed.step, "memory": partial(peak_memory, str(loaded.device))})
         return
-    made = make_job(recipe, loaded, steps=job["steps"])
+    made = make_workload(recipe, loaded, steps=job["steps"])
     loaded.gradient_checkpointing = recipe.gradient_checkpointing
     loaded.compiled = recipe.compile
     timed = Timed(made, own_side(made))

@@ -4,7 +4,8 @@ embedding   virtual ids          hooks on the input embedding
 attention   deep prompts, packs  one attention function, registered with transformers
 shims       families whose attention needs a stand-in
 probe       what a model is, found by running it
-head        the language-model head, at few positions and few words
+head        the language-model head as a function
+words       what it is asked: at few positions, of few words
 sides       the encoder and the decoder of a model that has both
 session     all of these put into a model for the time of a context
 layers      a pass through the lower or the upper layers only
@@ -14,7 +15,6 @@ from ptune.inject.call import Call as Call
 from ptune.inject.devices import device_of as device_of
 from ptune.inject.devices import stored as stored
 from ptune.inject.head import LanguageHead as LanguageHead
-from ptune.inject.head import Words as Words
 from ptune.inject.layers import Cut as Cut
 from ptune.inject.layers import Entering as Entering
 from ptune.inject.probe import probe as probe
@@ -25,3 +25,4 @@ from ptune.inject.sides import input_embeddings as input_embeddings
 from ptune.inject.sides import run_body as run_body
 from ptune.inject.sites import Geometry as Geometry
 from ptune.inject.sites import Site as Site
+from ptune.inject.words import Words as Words

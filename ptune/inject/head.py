@@ -1,19 +1,12 @@
-r"""The language-model head: what the backbone would say at a few positions, and no more.
+r"""The language-model head of a model as a function: what it would say at a few states.
 
-    words = Words(states, head)
-    words.log_probabilities(tokens)     # of one token a read; never a whole (reads, vocab) tensor
-    words.logits_of(reads, tokens)      # of some tokens alone: no other row of the head is touched
-    words.logits()                      # all of them
+    head(states)             # over the whole vocabulary
+    head.over(states, ids)   # over some tokens: where the head allows it, by their rows alone
 
 A head is more than one matrix in many models (a dense layer before it, a soft cap or a scale behind
 it), so the model's own `forward` computes it, with its body replaced by the states at hand.
 
-The gradient of a log-probability by its state is made together with it, a few reads at a time:
-
-    d log p(t | s) / ds  =  J(s)^T (e_t - softmax(logits(s)))        J: of the head, by autograd
-
-so the backward pass needs one number a read and no logits (Liger's and Apple's cut cross-entropy do
-so for linear heads: arXiv:2410.10989, arXiv:2411.09009).
+Next: `ptune.inject.words` asks it, once for all that is the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -74,12 +67,19 @@ class LanguageHead:
         """Whether any weight of the model is: then the head's may be, tied to the embeddings."""
         return any(weight.requires_grad for weight in self.model.parameters())
 
+    @property
+    def reads_at_once(self) -> int:
+        """At how many reads all logits may stand in memory."""
+        return max(1, LOGITS_AT_ONCE // self.vocabulary)
+
     def over(self, states: States, tokens: Int[Tensor, " tokens"]) -> Logits:
         """Logits of some tokens; where the head allows it, by their rows of its matrix alone."""
         if self._narrows is None:
             self._narrows = self._can_narrow(states)
         if not self._narrows:
-            return self(states)[:, tokens]
+            size = self.reads_at_once
+            chunks = [states[at : at + size] for at in range(0, len(states), size)]
+            return torch.cat([self(chunk)[:, tokens] for chunk in chunks])
         return self._narrowed(states, tokens)
 
     def _narrowed(self, states: States, tokens: Int[Tensor, " tokens"]) -> Logits:
@@ -112,78 +112,6 @@ class LanguageHead:
                 return close(self._narrowed(states, tokens), whole)
             except Exception:  # whatever a model's code raises that counts on all of its logits
                 return False
-
-
-class Words:
-    """What the head says at the reads of a batch, computed as far as it is asked.
-
-    Args:
-        states: final states at the reads.
-        head: the backbone's.
-    """
-
-    def __init__(self, states: States, head: LanguageHead) -> None:
-        self.states = states
-        self.head = head
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def __getitem__(self, reads: slice) -> "Words":
-        return Words(self.states[reads], self.head)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the states are."""
-        return self.states.device
-
-    def logits(self) -> Logits:
-        """Logits over the whole vocabulary, in one tensor."""
-        return self.head(self.states)
-
-    def logits_of(
-        self, reads: Int[Tensor, " chosen"], tokens: Int[Tensor, " tokens"]
-    ) -> Float[Tensor, "chosen tokens"]:
-        """Logits of some tokens at some reads, in float32. Only their differences mean anything."""
-        return self.head.over(self.states[reads], tokens).float()
-
-    def log_probabilities(
-        self, tokens: Int[Tensor, " chosen"], reads: Int[Tensor, " chosen"] | None = None
-    ) -> Float[Tensor, " chosen"]:
-        """The log-probability of one token at each read (or at the chosen ones), in nats."""
-        states = self.states if reads is None else self.states[reads]
-        if self.head.is_trained:  # by a user, beside the prompt: its gradient needs the logits
-            return -functional.cross_entropy(self.head(states).float(), tokens, reduction="none")
-        return _LogProbability.apply(states, tokens, self.head)  # type: ignore[no-untyped-call]
-
-
-class _LogProbability(torch.autograd.Function):
-    """log p(token | state), a chunk of reads at a time; its gradient is made on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, tokens: Tensor, head: LanguageHead) -> Tensor:
-        said = torch.empty(len(states), dtype=torch.float32, device=states.device)
-        wanted = ctx.needs_input_grad[0]
-        slopes = torch.empty_like(states) if wanted else None
-        size = max(1, LOGITS_AT_ONCE // head.vocabulary)
-        for start in range(0, len(states), size):
-            part = slice(start, start + size)
-            with torch.set_grad_enabled(wanted):
-                inner = states[part].detach().requires_grad_(wanted)
-                logits = head(inner).float()
-                each = -functional.cross_entropy(logits, tokens[part], reduction="none")
-                if slopes is not None:
-                    # A read's number depends on its own state alone: the sum gives all gradients.
-                    (slopes[part],) = torch.autograd.grad(each.sum(), inner)
-            said[part] = each.detach()
-        if slopes is not None:
-            ctx.save_for_backward(slopes)
-        return said
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return grads[0][:, None].to(slopes.dtype) * slopes, None, None
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Geometry:
         width: of the input embeddings.
         hidden: of the final states.
         sites: in the order in which a forward pass meets them.
-        causal: every site is causal, so equal heads can be shared. Never of an encoder-decoder.
+        causal: every site is causal, so equal prefixes can be shared. Never of an encoder-decoder.
         padded: tokens meet outside attention too, so batches are padded.
         takes: names of the arguments that `forward` accepts and understands as ptune does.
         first_position: of the first token (RoBERTa starts behind its padding id).

@@ -176,8 +176,7 @@ class FactTask:
         self, read: Words, examples: Sequence[Example], head: nn.Module | None
     ) -> Float[Tensor, " examples"]:
         """Negative log-probability of the object among all tokens of the vocabulary."""
-        targets = torch.tensor([example.target for example in examples], device=read.device)
-        return -read.log_probabilities(targets)
+        return -read.log_probabilities([example.target for example in examples])
 
     def predict(
         self, read: Words, examples: Sequence[Example], head: nn.Module | None

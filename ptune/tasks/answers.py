@@ -117,7 +117,7 @@ class TellsLabels(Protocol):
 
 
 def token_scores(
-    read: Words, tokens: Int[Tensor, " tokens"], *, exact: bool
+    read: Words, tokens: Sequence[int], *, exact: bool
 ) -> Float[Tensor, "reads tokens"]:
     """Log-probabilities of a few tokens at every read; of the head, their rows alone are used.
 
@@ -125,11 +125,10 @@ def token_scores(
         exact: also between reads. Else up to a number a read, which spares the whole vocabulary:
             enough where tokens are compared at one read, or words of one length with each other.
     """
-    every = torch.arange(len(read), device=read.device)
-    logits = read.logits_of(every, tokens)
+    logits = read.logits_of(range(len(read)), tokens)
     if not exact:
         return logits
-    first = read.log_probabilities(tokens[:1].expand(len(read)))
+    first = read.log_probabilities([tokens[0]] * len(read))
     return logits + (first - logits[:, 0])[:, None]
 
 

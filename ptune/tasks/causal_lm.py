@@ -254,7 +254,7 @@ class CausalLM:
     ) -> Float[Tensor, " examples"]:
         """Negative log-probability of the right label, or the mean over the words of the answer."""
         if isinstance(examples[0].target, tuple):
-            words = torch.tensor([id for e in examples for id in e.target], device=read.device)
+            words = [id for e in examples for id in e.target]
             lengths = [len(e.target) for e in examples]
             parts = torch.split(-read.log_probabilities(words), lengths)
             return torch.stack([part.mean() for part in parts])
@@ -267,20 +267,19 @@ class CausalLM:
         by_word = self._first_scores(read, count)
         later = [(at, id) for at, ids in enumerate(self._words) for id in ids[1:]]
         if later:
-            word_of, ids = torch.tensor(later, device=read.device).T
+            word_of, ids = zip(*later, strict=True)
             # Each example has one read behind its row, then those of its branches.
-            reads = torch.arange(len(read), device=read.device).view(count, -1)[:, 1:].flatten()
-            each = read.log_probabilities(ids.repeat(count), reads).view(count, -1)
-            by_word = by_word.index_add(1, word_of, each)
+            reads = [at for at in range(len(read)) if at % (len(read) // count)]
+            each = read.log_probabilities(ids * count, reads).view(count, -1)
+            by_word = by_word.index_add(1, torch.tensor(word_of, device=read.device), each)
         return by_word
 
     def _first_scores(self, read: Words, count: int) -> Float[Tensor, "examples words"]:
         """Logits of every word's first token, behind the row."""
         first = [ids[0] for ids in self._words]
         tokens = sorted(set(first))
-        where = torch.tensor([tokens.index(id) for id in first], device=read.device)
-        reads = torch.arange(0, len(read), len(read) // count, device=read.device)
-        return read.logits_of(reads, torch.tensor(tokens, device=read.device))[:, where]
+        reads = range(0, len(read), len(read) // count)
+        return read.logits_of(reads, tokens)[:, [tokens.index(id) for id in first]]
 
     def predict(
         self, read: Words, examples: Sequence[Example], head: nn.Module | None

@@ -219,7 +219,7 @@ class MaskedLM:
     ) -> Float[Tensor, " examples"]:
         """Negative log-probability of the right label, or the mean over the tokens of its word."""
         if isinstance(examples[0].target, tuple):
-            words = torch.tensor([id for e in examples for id in e.target], device=read.device)
+            words = [id for e in examples for id in e.target]
             parts = torch.split(-read.log_probabilities(words), [len(e.target) for e in examples])
             return torch.stack([part.mean() for part in parts])
         scores = self.answers.by_label(self._word_scores(read, self._fillings(examples)))
@@ -261,7 +261,7 @@ class MaskedLM:
         """Log-probability of every token that is still masked, word by word."""
         tokens = sorted({id for ids in self._words for id in ids})
         column = {token: at for at, token in enumerate(tokens)}
-        table = token_scores(read, torch.tensor(tokens, device=read.device), exact=exact)
+        table = token_scores(read, tokens, exact=exact)
         reads = torch.tensor([at for _, _, at in fillings[0].places], device=read.device)
         columns = [
             [column[self._words[word][place]] for word, place, _ in filling.places]

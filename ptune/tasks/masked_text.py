@@ -132,8 +132,8 @@ class MaskedText:
             before = sum(range(gap)) if example.others else 0  # reads of the shorter gaps
             reads += range(start + before, start + before + gap)
             start += sum(len(one.reads) for one in example.sequences)
-        words = torch.tensor([id for e in examples for id in e.target], device=read.device)
-        each = -read.log_probabilities(words, torch.tensor(reads, device=read.device))
+        words = [id for e in examples for id in e.target]
+        each = -read.log_probabilities(words, reads)
         parts = torch.split(each, [len(e.target) for e in examples])
         return torch.stack([part.mean() for part in parts])
 

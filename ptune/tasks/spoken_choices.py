@@ -132,10 +132,7 @@ class ByWords(_Spoken):
                 reads += [row, *range(behind, behind + len(ids) - 1)]
                 behind += len(ids) - 1
             row = behind
-        said = read.log_probabilities(
-            *(torch.tensor(x, device=read.device) for x in (tokens, reads))
-        )
-        return self._of_choices(said, examples)
+        return self._of_choices(read.log_probabilities(tokens, reads), examples)
 
 
 class ByMasks(_Spoken):
@@ -167,5 +164,4 @@ class ByMasks(_Spoken):
         self, read: Words, examples: Sequence[Example], head: nn.Module | None
     ) -> Float[Tensor, " choices"]:
         tokens = [id for example in examples for ids in example.target[2] for id in ids]
-        said = read.log_probabilities(torch.tensor(tokens, device=read.device))
-        return self._of_choices(said, examples)
+        return self._of_choices(read.log_probabilities(tokens), examples)

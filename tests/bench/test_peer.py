@@ -6,8 +6,8 @@ import tiny
 from tiny_runs import LABELS, TEMPLATE, TEXTS, write_rows
 
 from ptune.bench import peer
-from ptune.bench.peer import padded_inputs, peer_job, peer_side
-from ptune.bench.sides import Timed, make_job, own_side
+from ptune.bench.peer import padded_inputs, peer_side, peer_workload
+from ptune.bench.sides import Timed, make_workload, own_side
 from ptune.config import Recipe
 from ptune.errors import ConfigError
 
@@ -20,6 +20,7 @@ DEEP = {"method": "p-tuning-v2", "prompt_length": 3}
 SAID = DEEP | {"template": "{text} label : {label}", "loss": "vocabulary"}
 HEAD = DEEP | {"template": "{text}", "task": "sequence-classification"}
 
+LABEL = tiny.WORDS.index("label")
 ANOTHER_LOSS = (
     "The losses are not compared: the recipe's is over the labels, PEFT's over the whole "
     "vocabulary. With loss=vocabulary they are the same."
@@ -45,12 +46,13 @@ def rows(tmp_path):
 
 
 def recipe_of(rows, settings):
-    return Recipe.make(backbone="tiny", train=rows, batch_size=4, validation_share=0, **settings)
+    batches = {} if "tokens_per_batch" in settings else {"batch_size": 4}
+    return Recipe.make(backbone="tiny", train=rows, validation_share=0, **batches, **settings)
 
 
 def peer_of(rows, settings, family="llama"):
     recipe, backbone = recipe_of(rows, settings), tiny.backbone(family)
-    job = peer_job(recipe, backbone, steps=3)
+    job = peer_workload(recipe, backbone, steps=3)
     return job, peer_side(job, recipe)
 
 
@@ -69,7 +71,7 @@ def peer_of(rows, settings, family="llama"):
 )
 def test_peft_takes_the_same_steps(rows, family, settings):
     recipe, backbone = recipe_of(rows, settings), tiny.backbone(family)
-    job = make_job(recipe, backbone, steps=3)
+    job = make_workload(recipe, backbone, steps=3)
     own = Timed(job, own_side(job))
     with backbone.injected():
         losses = [own.step()["loss"] for _ in range(3)]
@@ -144,9 +146,26 @@ def test_losses_of_another_function_are_told_to_be(rows, settings, sentence):
 )
 def test_what_peft_cannot_say_is_left_out(rows, family, settings, sentence):
     recipe = recipe_of(rows, settings)
-    job = peer_job(recipe, tiny.backbone(family), steps=1)
+    job = peer_workload(recipe, tiny.backbone(family), steps=1)
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         peer_side(job, recipe)
+
+
+def test_both_sides_see_the_same_rows_where_labels_make_them_longer_than_their_own_words(rows):
+    """Batches of so many tokens: one label's two tokens count in every row, or in its own ones."""
+    settings = WORDS | {"loss": "labels", "tokens_per_batch": 40}
+    recipe, backbone = recipe_of(rows, settings), tiny.backbone("llama")
+    own = make_workload(recipe, backbone, steps=4)
+    other = peer_workload(recipe, backbone, steps=4)
+
+    def texts(job):
+        front = [[[e.sequence.ids for e in part] for part in step] for step in job.steps]
+        return [[[ids[: ids.index(LABEL)] for ids in part] for part in step] for step in front]
+
+    assert texts(own) == texts(other)
+    assert len({len(part) for step in texts(own) for part in step}) > 1
+    assert all(isinstance(e.target, int) for step in own.steps for part in step for e in part)
+    assert all(isinstance(e.target, tuple) for step in other.steps for part in step for e in part)
 
 
 def test_without_peft_there_is_a_sentence(rows, monkeypatch):
@@ -185,14 +204,14 @@ ASKED = DEEP | {
 
 def test_peft_takes_the_same_steps_on_rows_of_several_windows(tmp_path):
     rows = questions(tmp_path)
-    job = make_job(recipe_of(rows, ASKED), tiny.backbone("llama"), steps=2)
+    job = make_workload(recipe_of(rows, ASKED), tiny.backbone("llama"), steps=2)
     assert any(e.others for batches in job.steps for part in batches for e in part)
     test_peft_takes_the_same_steps(rows, "llama", ASKED)
 
 
 def test_segments_that_peft_passes_over_leave_it_out(tmp_path):
     recipe, backbone = recipe_of(questions(tmp_path), ASKED), tiny.backbone("bert")
-    job = peer_job(recipe, backbone, steps=1)
+    job = peer_workload(recipe, backbone, steps=1)
     part = [
         replace(e, sequence=replace(e.sequence, types=(1,) * len(e.sequence.ids)))
         for e in job.steps[0][0]

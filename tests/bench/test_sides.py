@@ -3,7 +3,7 @@ import tiny
 from tiny_runs import LABELS, TEMPLATE, TEXTS, Watcher, write_rows
 
 import ptune
-from ptune.bench.sides import Timed, backward_share, make_job, own_side
+from ptune.bench.sides import Timed, backward_share, make_workload, own_side
 from ptune.config import Recipe
 from ptune.encoders import PrefixEncoder, SiteShape
 from ptune.errors import ConfigError
@@ -29,7 +29,7 @@ def rows(tmp_path):
 def learner(rows, steps=3, **settings):
     backbone = tiny.backbone("llama")
     recipe = Recipe.make(backbone="tiny", train=rows, **(SETTINGS | settings))
-    job = make_job(recipe, backbone, steps=steps)
+    job = make_workload(recipe, backbone, steps=steps)
     return Timed(job, own_side(job)), backbone
 
 
@@ -52,7 +52,7 @@ def test_a_step_says_what_it_cost(rows):
     measured, backbone = learner(rows, max_rows=4)
     with backbone.injected():
         said = measured.step()
-    sequences = [e.sequence for part in measured._job.steps[0] for e in part]
+    sequences = [e.sequence for part in measured._workload.steps[0] for e in part]
     head = len(sequences[0].ids[: sequences[0].shared])
     own = sum(len(s.ids) - s.shared + sum(len(b.ids) for b in s.branches) for s in sequences)
     # Two batches of two rows: each computes the prompt in front once.
@@ -72,7 +72,7 @@ def test_a_step_says_what_it_cost(rows):
 
 def test_rows_are_needed():
     with pytest.raises(ConfigError, match=r"^train is missing\. Give the file of the rows"):
-        make_job(Recipe.make(backbone="tiny", **SETTINGS), tiny.backbone("llama"), steps=1)
+        make_workload(Recipe.make(backbone="tiny", **SETTINGS), tiny.backbone("llama"), steps=1)
 
 
 def test_the_gradient_passes_the_layers_above_the_lowest_prompt():

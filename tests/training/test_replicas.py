@@ -10,6 +10,7 @@ import signal
 
 import pytest
 import tiny
+import tiny_cloze
 import torch
 from tiny_runs import (
     DEEP,
@@ -29,6 +30,7 @@ import ptune
 from ptune.backbone import Backbone
 from ptune.encoders import KeysValues
 from ptune.errors import ConfigError, TrainingError
+from ptune.inject import LanguageHead
 from ptune.training.learner import Learner
 
 LONGER = "{soft:5}{text} label : {label}"
@@ -161,6 +163,42 @@ def test_free_text_is_trained_side_by_side_too(backbone):
     for seed in (0, 1):
         single = alone(backbone, {"seed": seed}, common, rows)
         assert_as_if_alone(results[seed], watchers[seed], *single)
+
+
+GAP = {"task": "masked-lm", "template": "{soft:2}{text} {mask*2}"}
+REPLY = {"answer": "text", "template": "{soft:2}{text} : {label}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("llama", {}),  # labels of one token and of two: both kinds of question
+        ("llama", {"verbalizer": {"complaint": "yes", "no complaint": "no"}}),  # no vocabulary
+        ("llama", {"loss": "vocabulary"}),
+        ("llama", REPLY),
+        ("t5", {"task": "seq2seq-lm", "template": "{soft:2}{text}"}),
+        ("bert", GAP),
+        ("bert", GAP | {"loss": "vocabulary"}),
+    ],
+)
+def test_the_head_is_computed_as_often_for_three_as_for_one(name, more, monkeypatch):
+    backbone = tiny_cloze.backbone() if name == "bert" else tiny.backbone(name)
+    common, sizes, call = TABLE | {"epochs": 1} | more, [], LanguageHead.__call__
+
+    def counting(self, states):
+        sizes.append(len(states))
+        return call(self, states)
+
+    variants = [{}, {"seed": 1}, {"template": f"{{soft:1}}{common['template']}"}]
+    single = alone(backbone, variants[2], common)  # the first time the head is tried
+    monkeypatch.setattr(LanguageHead, "__call__", counting)
+    alone(backbone, variants[2], common)
+    one = list(sizes)
+    sizes.clear()
+    results, watchers = together(backbone, variants, common)
+    assert len(sizes) == len(one) > 0
+    assert sum(sizes) == 3 * sum(one)
+    assert_as_if_alone(results[2], watchers[2], *single)
 
 
 def test_gradient_checkpointing_and_bf16_hold_for_all(backbone):

@@ -6,7 +6,7 @@ import torch
 from tiny_runs import ROWS, Killed, Watcher, same, tensors_of, train
 
 import ptune
-from ptune.bench.sides import make_job
+from ptune.bench.sides import make_workload
 from ptune.config import Recipe
 from ptune.errors import BackboneError, ConfigError
 from ptune.trainable import PromptedBackbone, TrainablePrompt
@@ -133,7 +133,7 @@ def test_what_has_no_place_for_two_sides_refuses_them(backbone):
     with pytest.raises(ConfigError, match="is an encoder-decoder, for whose two sides"):
         PromptedBackbone(backbone, TrainablePrompt())
     with pytest.raises(ConfigError, match="which ptune bench cannot measure yet"):
-        make_job(Recipe.make(backbone="tiny", train="rows", **DEEP), backbone, steps=1)
+        make_workload(Recipe.make(backbone="tiny", train="rows", **DEEP), backbone, steps=1)
     with pytest.raises(BackboneError, match="cannot divide among processes yet"):
         backbone.shard(torch.device("cpu"))
 
