@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 # Public name -> where it lives.
 _HOMES = {
     "Backbone": "ptune.api",
+    "BackboneWeights": "ptune.trainable",
     "Evaluation": "ptune.evaluation",
     "Prediction": "ptune.tasks",
     "PromptTensors": "ptune.batch",
@@ -40,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "Backbone",
+    "BackboneWeights",
     "Evaluation",
     "Prediction",
     "PromptTensors",
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from ptune.prompt import SoftPrompt as SoftPrompt
     from ptune.tasks import Prediction as Prediction
     from ptune.template import Template as Template
+    from ptune.trainable import BackboneWeights as BackboneWeights
     from ptune.trainable import PromptedBackbone as PromptedBackbone
     from ptune.trainable import TrainablePrompt as TrainablePrompt
     from ptune.training import Result as Result

@@ -103,16 +103,23 @@ def _with_its_weights(
     backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool
 ) -> backbones.Backbone:
     """The backbone, checked; a copy with the prompt's own weights where it brings such."""
-    if prompt.backbone_weights and backbone.tuned_by == prompt.weights_digest:
+    weights, digest = prompt.backbone_weights, prompt.weights_digest
+    if weights and backbone.tuned_by == digest:
         return backbone
-    prompt.check(backbone.fingerprint, backbone.name, force=force)
-    if not prompt.backbone_weights:
+    seen = backbone.fingerprint
+    if prompt.with_adapters:  # whatever they are here, the prompt brings its own
+        backbone.check_weights(weights, adapters=True)
+        seen = backbone.fingerprint_without(weights)
+    prompt.check(seen, backbone.name, force=force)
+    if not weights:
         return backbone
+    backbone.check_weights(weights, adapters=prompt.with_adapters)
     log.warning(
-        "The prompt was trained together with its backbone (train_backbone): it runs on a copy of "
-        "the backbone with its own weights."
+        "The prompt was trained together with its backbone%s (train_backbone): it runs on a copy "
+        "of the backbone with its own weights.",
+        "'s adapters" if prompt.with_adapters else "",
     )
-    return backbone.tuned(prompt.backbone_weights, prompt.weights_digest)
+    return backbone.tuned(weights, digest)
 
 
 def evaluate(

@@ -9,9 +9,7 @@ Weights are bit for bit the same before and after everything that ptune does; a 
 """
 
 import copy
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -28,6 +26,7 @@ from ptune import sharding
 from ptune.batch import Batch, TokenSequence, pack
 from ptune.demo import resolve
 from ptune.errors import ArtifactError, BackboneError
+from ptune.fingerprint import fingerprint_of
 from ptune.inject import (
     Geometry,
     Injection,
@@ -37,7 +36,6 @@ from ptune.inject import (
     input_embeddings,
     layers,
     probe,
-    stored,
 )
 from ptune.int8 import make_int8
 from ptune.loading import (
@@ -45,7 +43,6 @@ from ptune.loading import (
     DeviceMap,
     Place,
     Pooling,
-    adapters_of,
     cannot_load,
     finish_int8,
     pretrained,
@@ -54,10 +51,6 @@ from ptune.loading import (
     with_softcap,
     within,
 )
-
-# Values of each weight that enter the fingerprint: enough to tell a fine-tuned copy from its
-# origin, few enough to be read in a moment from a model of any size.
-SAMPLES_PER_WEIGHT = 64
 
 
 class Backbone:
@@ -73,6 +66,10 @@ class Backbone:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, name: str, *, pooling: Pooling | None = None
     ) -> None:
+        # The weights that were to be trained when it came, where others were not: its adapters.
+        named = dict(model.named_parameters())
+        given = tuple(name for name, weight in named.items() if weight.requires_grad)
+        self.adapters = given if len(given) < len(named) else ()
         self.model = with_softcap(model.requires_grad_(False).eval())
         self.tokenizer = tokenizer
         self.name = name
@@ -268,52 +265,78 @@ class Backbone:
         self.model.to(device)
         self.sharded = True
 
-    def copied(self) -> "Backbone":
+    def copied(self, own: Collection[str] | None = None) -> "Backbone":
         """Another backbone with the same weights, in memory of its own.
 
+        Args:
+            own: names of the weights that are copied, and the others shared; None: all.
         Raises:
             BackboneError: it does not lie whole on one device.
         """
+        self._refuse_copies()
+        named = self.model.named_parameters()
+        shared = {id(w): w for name, w in named if own is not None and name not in own}
+        model = copy.deepcopy(self.model, shared)  # what it finds there is not copied
+        made = type(self)(model, self.tokenizer, self.name, pooling=self.pooling)
+        made.fingerprint, made.tuned_by = self.fingerprint, self.tuned_by
+        made.adapters = self.adapters
+        return made
+
+    def _refuse_copies(self) -> None:
         if self.in_parts or self.quantization is not None:
             raise BackboneError(
                 f'"{self.name}" is quantised, sharded, or spread by a device map, so it cannot be '
                 "copied to carry other weights. Load it whole, on one device."
             )
-        made = type(self)(
-            copy.deepcopy(self.model), self.tokenizer, self.name, pooling=self.pooling
-        )
-        made.fingerprint, made.tuned_by = self.fingerprint, self.tuned_by
-        return made
 
     def tuned(self, weights: Mapping[str, Tensor], digest: str) -> "Backbone":
         """A copy with other weights: those that were trained together with a prompt.
 
         Args:
-            weights: by their names in the model; all of them.
+            weights: by their names in the model; all of them, or those that were trained.
             digest: their hash, by which the copy is known from here on.
         Raises:
-            ArtifactError: they are not those of this model.
             BackboneError: it cannot be copied.
         """
-        made = self.copied()
+        made = self.copied(own=weights)
         own = dict(made.model.named_parameters())
+        with torch.no_grad():
+            for name, weight in weights.items():
+                own[name].copy_(weight)
+        made.fingerprint = {**self.fingerprint, "weights": digest[:32]}
+        made.tuned_by = digest
+        return made
+
+    def check_weights(self, weights: Mapping[str, Tensor], *, adapters: bool) -> None:
+        """Refuse weights of a prompt's own that have no place here.
+
+        Args:
+            adapters: they are those of adapters; else of the whole model.
+        Raises:
+            ArtifactError: names one that does not fit.
+            BackboneError: it can carry no other weights than its own.
+        """
+        self._refuse_copies()
+        own = dict(self.model.named_parameters())
+        asked = weights if adapters else {*own, *weights}
         wrong = sorted(
             name
-            for name in {*own, *weights}
+            for name in asked
             if name not in own or name not in weights or own[name].shape != weights[name].shape
         )
+        if wrong and adapters:
+            raise ArtifactError(
+                "The prompt was trained together with adapters (train_backbone: adapters), and "
+                f'"{self.name}" has no place for them: {wrong[0]} is missing, or has another '
+                "shape. Put adapters of the same settings on the model before Backbone.load; the "
+                "prompt brings their weights."
+            )
         if wrong:
             raise ArtifactError(
                 f'The prompt brings weights of its own, which do not fit "{self.name}": {wrong[0]} '
                 "is missing on one side, or has another shape. Load the backbone that the prompt "
                 "was made for, with the head that it was saved with."
             )
-        with torch.no_grad():
-            for name, weight in own.items():
-                weight.copy_(weights[name])
-        made.fingerprint = {**self.fingerprint, "weights": digest[:32]}
-        made.tuned_by = digest
-        return made
 
     @property
     def in_parts(self) -> bool:
@@ -355,45 +378,10 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """Hashes by which a prompt knows its backbone.
+        """Hashes by which a prompt knows its backbone; see `ptune.fingerprint`."""
+        return fingerprint_of(self.body, self.tokenizer)
 
-        `architecture`: names and shapes of the body's weights. `weights`: a sample of each, rounded
-        to bfloat16, so that float32 and bfloat16 copies of a model agree; and which of PEFT's
-        adapters are in force. `tokenizer`: its
-        vocabulary and special tokens.
-        """
-        shapes, values = hashlib.sha256(), hashlib.sha256()
-        shapes.update(type(self.body).__name__.encode())
-        for name in sorted(name for name, _ in self.body.named_parameters()):
-            weight = _weight(self.body, name)
-            shapes.update(f"{name}{tuple(weight.shape)}".encode())
-            values.update(_sample(weight))
-        for name, adapters in adapters_of(self.body).items():
-            values.update(f"{name} {adapters}".encode())
-        words = json.dumps(
-            [sorted(self.tokenizer.get_vocab().items()), self._special_tokens()],
-            ensure_ascii=False,
-        )
-        return {
-            "architecture": shapes.hexdigest()[:32],
-            "weights": values.hexdigest()[:32],
-            "tokenizer": hashlib.sha256(words.encode()).hexdigest()[:32],
-        }
-
-    def _special_tokens(self) -> dict[str, str]:
-        return {k: str(v) for k, v in sorted(self.tokenizer.special_tokens_map.items())}
-
-
-def _weight(body: nn.Module, name: str) -> Tensor:
-    parent, _, own = name.rpartition(".")
-    return stored(body.get_submodule(parent), own)
-
-
-def _sample(weight: Tensor) -> bytes:
-    plain = type(weight.detach()) is Tensor and weight.is_floating_point()
-    if not plain:  # quantised by a library: its numbers depend on the method
-        return b""
-    flat = weight.detach().flatten()
-    step = max(1, len(flat) // SAMPLES_PER_WEIGHT)
-    picked = flat[::step][:SAMPLES_PER_WEIGHT].to("cpu", torch.bfloat16).contiguous()
-    return bytes(picked.view(torch.uint8).tolist())
+    def fingerprint_without(self, weights: Collection[str]) -> dict[str, str]:
+        """The same, whatever stands in the weights of these names in the model."""
+        names = {name.removeprefix(self._prefix) for name in weights}
+        return fingerprint_of(self.body, self.tokenizer, names)

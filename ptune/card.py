@@ -64,7 +64,15 @@ def _purpose(document: Mapping[str, Any], sites: Mapping[int, int]) -> str:
     if sites:
         length, places = _count(max(sites.values()), "position"), len(sites)
         what.append(f"keys and values for {length} at {_count(places, 'attention site')}")
-    if document.get("backbone_trained"):
+    if document.get("backbone_trained") and document["settings"]["train_backbone"] == "adapters":
+        truth = (
+            "**The model's adapters were trained too (`train_backbone: adapters`).** The files "
+            "bring their weights, and the prompt works with these alone. Put adapters of the same "
+            "settings on the model before `Backbone.load`; `ptune` runs the prompt on a copy of "
+            "them and leaves the model itself as it is."
+        )
+        kind = "frozen model with adapters on"
+    elif document.get("backbone_trained"):
         truth = (
             "**The backbone was trained too (`train_backbone`).** The files bring all of its "
             "weights, and the prompt works with these alone. `ptune` runs it on a copy of the "

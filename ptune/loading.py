@@ -150,17 +150,6 @@ def within(model: nn.Module) -> PreTrainedModel:
     )
 
 
-def adapters_of(model: nn.Module) -> dict[str, str]:
-    """Which of PEFT's adapters are in force in which module: weights alone do not say it."""
-    found = {}
-    for name, module in model.named_modules():
-        active: Any = getattr(module, "active_adapters", None)
-        if isinstance(active, list):  # a method of the same name is transformers' own
-            off, merged = (getattr(module, key, None) for key in ("disable_adapters", "merged"))
-            found[name] = f"{sorted(active)} off={off} merged={merged}"
-    return found
-
-
 def finish_int8(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Bring a model whose layers are int8 now to its device; what is left computes in `dtype`."""
     device = named_device(place.device)

@@ -66,8 +66,9 @@ class SoftPrompt:
         deep: keys and values by attention site.
         offset: added to the positions of real tokens, in tokens.
         head: tensors of the trained head by name; empty where the backbone's own is used.
-        backbone_weights: the backbone's own weights by name, where they were trained too
-            (`train_backbone`); empty where it was frozen. The prompt works with these alone.
+        backbone_weights: the backbone's own weights by name, or those of its adapters, where they
+            were trained too (`train_backbone`); empty where it was frozen. The prompt works with
+            these alone.
         labels: in the order of the head's outputs.
         verbalizer: label -> answer words.
         prior: label -> log-probability that is taken out of predictions (calibration); may be
@@ -146,6 +147,11 @@ class SoftPrompt:
             },
             offset=self.offset,
         )
+
+    @property
+    def with_adapters(self) -> bool:
+        """Whether its `backbone_weights` are those of adapters alone."""
+        return bool(self.backbone_weights) and self.settings.get("train_backbone") == "adapters"
 
     def check(
         self, fingerprint: Mapping[str, str], backbone_name: str, *, force: bool = False

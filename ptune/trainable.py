@@ -37,7 +37,7 @@ class TrainablePrompt(nn.Module):
         sites: attention sites of `deep`, in its order.
         offset: added to the positions of real tokens (`PromptTensors.offset`).
         head: trained with the prompt; None where the backbone's own is used.
-        backbone: the backbone's own weights, where they are trained too.
+        backbone: the backbone's own weights, or those of its adapters, where they are trained too.
     """
 
     def __init__(
@@ -95,14 +95,25 @@ class BackboneWeights(nn.Module):
     backbone stays in eval mode: no dropout.
 
     Args:
-        model: its weights are thawed.
+        backbone: its weights are thawed.
+        adapters: thaw those alone that were to be trained when the backbone got its model (PEFT's
+            LoRA); else all.
+    Raises:
+        ConfigError: there are no such weights.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, *, adapters: bool = False) -> None:
         super().__init__()
-        model.requires_grad_(True)
-        for name, weight in model.named_parameters():  # tied ones once
-            self.register_parameter(_without_dots(name), weight)
+        if adapters and not backbone.adapters:
+            raise ConfigError(
+                f'"{backbone.name}" has no adapters to train: when Backbone.load got the model, '
+                "its weights were all frozen, or all to be trained. Give one whose adapters alone "
+                "require gradients: peft.get_peft_model(model, config), or "
+                "PeftModel.from_pretrained(model, folder, is_trainable=True)."
+            )
+        for name, weight in backbone.model.named_parameters():  # tied ones once
+            if not adapters or name in backbone.adapters:
+                self.register_parameter(_without_dots(name), weight.requires_grad_(True))
 
     def named(self) -> dict[str, Tensor]:
         """The weights by their names in the model, detached, on the CPU."""

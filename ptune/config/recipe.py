@@ -35,7 +35,7 @@ from ptune.config.settings import (
     TaskSettings,
     TrainingSettings,
 )
-from ptune.config.settings.training import BACKBONE_LR, ENCODER_LR, HEAD_LR
+from ptune.config.settings.training import ADAPTERS_LR, BACKBONE_LR, ENCODER_LR, HEAD_LR
 from ptune.config.wording import SettingRow, absent, refusal, row, takes_yaml, together
 from ptune.errors import ConfigError
 
@@ -135,7 +135,8 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
         """Return a copy in which encoder, metric and step sizes hold their defaults, not null."""
         method = BY_METHOD[self.method]
         head_lr = HEAD_LR if trains_head(self.task, self.choose_by) else None
-        backbone_lr = BACKBONE_LR if self.train_backbone else None
+        whole = BACKBONE_LR if self.train_backbone else None
+        backbone_lr = ADAPTERS_LR if self.train_backbone == "adapters" else whole
         return self.changed(
             encoder=self.encoder or method.encoder,
             lr=self.lr or method.lr,

@@ -61,6 +61,11 @@ def export_peft(
     Raises:
         ArtifactError: PEFT cannot say the prompt, or the folder cannot be written.
     """
+    if prompt.backbone_weights:
+        raise ArtifactError(
+            "The prompt was trained together with weights of its backbone (train_backbone), and a "
+            f"prompt of PEFT's brings none. {KEEP}"
+        )
     prompt.check(backbone.fingerprint, backbone.name, force=force)
     two_sided = backbone.geometry.two_sided
     task = next((theirs for theirs, ours in TASKS.items() if ours == prompt.task), None)

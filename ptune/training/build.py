@@ -24,8 +24,9 @@ from ptune.prompt import SoftPrompt
 from ptune.tasks import Example, Task
 from ptune.tasks.flat import computed_tokens
 from ptune.template import Template
-from ptune.trainable import BackboneWeights, TrainablePrompt
+from ptune.trainable import TrainablePrompt
 from ptune.training.schedule import Batching, ByRows, ByTokens, Plan
+from ptune.training.thawed import trained_weights
 
 # With fewer steps than this a prompt has not settled; see `default_epochs`.
 FEW_STEPS = 300
@@ -65,7 +66,7 @@ def build_prompt(
         torch.manual_seed(recipe.seed)
         head = task.head(backbone.geometry.hidden)
     _start_head(head, start, recipe, task)
-    weights = BackboneWeights(backbone.model) if recipe.train_backbone else None  # thaws them
+    weights = trained_weights(recipe, backbone)
     return TrainablePrompt(
         shallow=shallow, deep=prefix, sites=sites, offset=offset, head=head, backbone=weights
     )

@@ -36,7 +36,7 @@ from ptune.training.result import Result as Result
 from ptune.training.rows import RunRows, Source, Sources, read_rows
 from ptune.training.scores import run_scores, write_scores
 from ptune.training.settle import with_pooling, with_template
-from ptune.training.thawed import refuse_trained_backbone, said_of
+from ptune.training.thawed import own_backbone, refuse_trained_backbone, said_of
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
     if not isinstance(backbone, Backbone):
         own = load_backbone(recipe)
     else:
-        own = backbone.copied() if recipe.train_backbone else backbone
+        own = own_backbone(recipe, backbone)
     return _train_one(Job(recipe, data, folder, resume, watcher), own)
 
 
@@ -199,7 +199,12 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
             "replicas of its own."
         )
     if any(job.recipe.train_backbone for job in jobs):
-        refuse_trained_backbone(backbone, prompts=len(jobs), processes=accelerator.num_processes)
+        refuse_trained_backbone(
+            backbone,
+            adapters=jobs[0].recipe.train_backbone == "adapters",
+            prompts=len(jobs),
+            processes=accelerator.num_processes,
+        )
     jobs = [_settled(job, backbone) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
@@ -260,7 +265,7 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         accelerator=accelerator,
     )
     notes = [
-        *said_of(recipe, prompt),
+        *said_of(recipe, prompt, backbone),
         *data.notes,
         *notes,
         *layout(recipe, backbone),

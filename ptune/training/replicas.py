@@ -24,6 +24,7 @@ from ptune.training.learner import CHECKPOINT
 from ptune.training.report import Watcher
 from ptune.training.rows import Source, Sources, read_rows
 from ptune.training.scores import replicas_scores, write_scores
+from ptune.training.thawed import own_backbone
 
 # What there is once, for all replicas: the backbone and its pass, the rows, and what is asked of
 # them. A variant may change everything else.
@@ -80,7 +81,9 @@ def train_replicas(
     _check_resume(resume, output, folders)
     sources = Sources(train, validation, test)
     jobs = _jobs(recipes, sources, folders, resume, watchers)
-    return train_jobs(jobs, backbone if isinstance(backbone, Backbone) else load_backbone(common))
+    if not isinstance(backbone, Backbone):
+        return train_jobs(jobs, load_backbone(common))
+    return train_jobs(jobs, own_backbone(common, backbone))
 
 
 def train_seeds(

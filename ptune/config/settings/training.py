@@ -15,6 +15,8 @@ ENCODER_LR = 1e-3
 HEAD_LR = 5e-3
 # As P-tuning v1's few-shot runs train it.
 BACKBONE_LR = 1e-5
+# As the LoRA paper trains GPT-2 and GPT-3 (arXiv:2106.09685, appendix D).
+ADAPTERS_LR = 2e-4
 
 Metric = Literal[
     "accuracy",
@@ -63,12 +65,16 @@ class TrainingSettings(BaseModel):
     head_lr: float | None = _setting(
         None, f"Largest AdamW step size of the head; null: {HEAD_LR}.", low=1e-8, high=100.0
     )
-    train_backbone: bool = _setting(
-        False, "Train the backbone's own weights too; they are kept with the prompt."
+    train_backbone: bool | Literal["adapters"] = _setting(
+        False,
+        "Train the backbone's own weights too, or those of its adapters alone (PEFT's LoRA); they "
+        "are kept with the prompt.",
+        allowed="true, false or adapters",
     )
     backbone_lr: float | None = _setting(
         None,
-        f"Largest AdamW step size of the backbone's weights; null: {BACKBONE_LR}.",
+        f"Largest AdamW step size of the backbone's weights; null: {BACKBONE_LR}, of its adapters "
+        f"{ADAPTERS_LR}.",
         low=1e-8,
         high=1.0,
     )
