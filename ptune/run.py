@@ -8,7 +8,7 @@ Training, evaluation and serving all come through here, so that what is served i
 evaluated. Knows no task and no template.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, overload
 
@@ -255,9 +255,8 @@ def _generated(
     inputs = {"input_ids": ids, "attention_mask": mask}
     if two_sided:
         inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
-    if not two_sided and any(p.offset for p in prompts):  # else the model counts as `run` does
-        first = backbone.geometry.first_position + _offsets(prompts, rows)[:, None]
-        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + first
+    if not two_sided:
+        inputs |= _positions(backbone, prompts, rows, mask)
     with backbone.injected() as injection, injection.serving(call):
         answer = backbone.model.generate(
             **inputs,
@@ -271,6 +270,48 @@ def _generated(
     said = inputs.get("decoder_input_ids", ids).shape[1]
     new = answer[:, said:].tolist()
     return [row[: row.index(end)] if end in row else row for row in new]
+
+
+def _positions(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    rows: Int[Tensor, " rows"],
+    mask: Int[Tensor, "rows tokens"],
+) -> dict[str, Tensor]:
+    """Where prompts move the text: positions; else the model counts as `run` does."""
+    if not any(prompt.offset for prompt in prompts):
+        return {}
+    first = backbone.geometry.first_position + _offsets(prompts, rows)[:, None]
+    return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0) + first}
+
+
+@torch.no_grad()
+def continue_rows(
+    backbone: Backbone,
+    prompt: PromptTensors,
+    ids: Int[Tensor, "rows tokens"],
+    mask: Int[Tensor, "rows tokens"],
+    options: Mapping[str, Any],
+) -> Any:
+    """The model's own `generate` on rows as they are, in whatever way it is asked for.
+
+    Args:
+        prompt: of all rows.
+        ids: padded on the left; `-1 - slot` is a virtual token.
+        mask: 0 at padding.
+        options: of transformers' `generate`.
+    Returns:
+        What it returns; its rows begin with `ids`, virtual tokens above the vocabulary.
+    """
+    _check_sites(backbone, [prompt])
+    rows = torch.zeros(len(ids), dtype=torch.long, device=backbone.device)
+    call = Call([prompt], None, rows, backbone.geometry.num_embeddings)
+    call.build_banks(backbone.dtype, backbone.device)
+    ids, mask = ids.to(backbone.device), mask.to(backbone.device)
+    ids = _with_virtual_ids(ids, torch.zeros_like(ids), call)
+    placed = _positions(backbone, [prompt], rows, mask)
+    with backbone.injected() as injection, injection.serving(call):
+        return backbone.model.generate(input_ids=ids, attention_mask=mask, **placed, **options)
 
 
 # Whatever the model's own file says: an answer is what `run` finds most likely.

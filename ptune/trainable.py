@@ -22,7 +22,7 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import Encoder, KeysValues, PrefixEncoder
 from ptune.errors import ConfigError
-from ptune.run import run
+from ptune.run import continue_rows, run
 
 # What the loss passes over, as everywhere in transformers.
 IGNORED = -100
@@ -222,6 +222,59 @@ class PromptedBackbone(nn.Module):
         if labels is None:
             return {"logits": logits}
         return {"loss": self._loss(logits, labels, real), "logits": logits}
+
+    def generate(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue rows behind the folded prompt, with the model's own `generate`.
+
+        Args:
+            attention_mask: 0 at padding, on the left; None without padding.
+            options: transformers' own: `max_new_tokens`, `num_beams`, `cache_implementation`,
+                `prompt_lookup_num_tokens`, `assistant_model`, `past_key_values` of an earlier
+                answer, ...
+        Returns:
+            What the model's own `generate` returns: the rows as they were given, and what is said
+            behind them. Of a cache in it, the virtual tokens are a part.
+        Raises:
+            ConfigError: the backbone continues no texts, or a row ends in padding.
+        """
+        if not self.backbone.geometry.causal:
+            raise ConfigError(
+                f'"{self.backbone.name}" is an encoder, which continues no text. Load a decoder.'
+            )
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if len(ends := (real[:, -1] == 0).nonzero()):
+            raise ConfigError(
+                f"Row {int(ends[0])} ends in padding, behind which nothing can be said. Pad rows "
+                "on the left (tokenizer.padding_side = 'left')."
+            )
+        prompt = self.prompt.fold()
+        ids, mask = self._placed(input_ids, real)
+        said = continue_rows(self.backbone, prompt, ids, mask, options)
+        rows = said if isinstance(said, Tensor) else said.sequences
+        given = input_ids.to(rows).repeat_interleave(len(rows) // len(input_ids), dim=0)
+        rows = torch.cat([given, rows[:, ids.shape[1] :]], dim=1)
+        if isinstance(said, Tensor):
+            return rows
+        said.sequences = rows
+        return said
+
+    def _placed(
+        self, ids: Int[Tensor, "batch tokens"], real: Int[Tensor, "batch tokens"]
+    ) -> tuple[Int[Tensor, "batch whole"], Int[Tensor, "batch whole"]]:
+        """The rows with virtual tokens, column by column as they were: a cache goes on fitting."""
+        slots = 0 if self.prompt.shallow is None else self.prompt.shallow.slots
+        virtual = -1 - torch.arange(slots, device=ids.device)
+        rows, masks = [], []
+        for row, keep in zip(ids, real, strict=True):
+            at = int((keep.cumsum(0) <= self.after).sum())
+            rows.append(torch.cat([row[:at], virtual.to(row), row[at:]]))
+            masks.append(torch.cat([keep[:at], torch.ones_like(virtual).to(keep), keep[at:]]))
+        return torch.stack(rows), torch.stack(masks)
 
     def _sequence(self, ids: list[int], slots: int) -> TokenSequence:
         virtual = tuple(-1 - slot for slot in range(slots))

@@ -4,11 +4,13 @@ import pytest
 import tiny
 import torch
 
+from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.encoders import KeysValues
-from ptune.errors import BackboneError
+from ptune.encoders import EmbeddingEncoder, KeysValues, PrefixEncoder
+from ptune.errors import BackboneError, ConfigError
 from ptune.inject import Call
 from ptune.run import _with_virtual_ids, generate, run
+from ptune.trainable import PromptedBackbone, TrainablePrompt
 
 ROWS = ((-1, -2, 12, 40, 33, 17, 25, 61, 8, 90, 54), (12, 77, 5))
 NEW = 5
@@ -92,13 +94,51 @@ def test_repetition_is_punished_among_real_tokens_though_the_row_has_virtual_one
         ids += (token,)
 
 
-def test_an_assistant_model_is_refused_where_rows_have_virtual_tokens():
+@pytest.mark.parametrize("row", [0, 1])
+def test_whatever_an_assistant_guesses_the_model_says_what_it_says_alone(row):
     b, small = tiny.backbone("llama"), tiny.model("llama", seed=1)
-    with pytest.raises(BackboneError, match=r"does not know virtual tokens.*lookup_num_tokens"):
-        generated(b, [0], assistant_model=small)
-    # With a deep prompt it may guess: what it guesses wrongly is not said.
-    assert generated(b, [1], assistant_model=small) == generated(b, [1])
+    guessed = count_calls(small)
+    assert generated(b, [row], assistant_model=small) == generated(b, [row])
+    assert guessed
     assert "generate" not in b.model.__dict__
+    assert len(small.get_input_embeddings()._forward_pre_hooks) == 0
+
+
+def test_an_assistant_reads_padding_where_a_token_is_virtual():
+    b, small = tiny.backbone("llama"), tiny.model("llama", seed=1)
+    seen = []
+    small.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    generated(b, [0], assistant_model=small)
+    padding = small.get_input_embeddings().weight[0]
+    assert torch.equal(seen[0][0, :2], torch.stack([padding, padding]))
+    assert torch.equal(seen[0][0, 2], small.get_input_embeddings().weight[ROWS[0][2]])
+
+
+def test_a_model_may_assist_itself_and_then_knows_the_prompt():
+    b = tiny.backbone("llama")
+    steps = count_calls(b.model)
+    expected = generated(b, [0])
+    alone = len(steps)
+    assert generated(b, [0], assistant_model=b.model) == expected
+    # It agrees with every guess of its own, so that it decides but once on several tokens.
+    assert len(steps) - alone < 2 * alone
+    steps.clear()
+    assert generated(b, [0], assistant_early_exit=1) == expected
+    assert steps
+
+
+def test_an_assistant_with_a_tokenizer_of_its_own_is_refused_where_tokens_are_virtual():
+    b, small = tiny.backbone("llama"), tiny.model("llama", seed=1)
+    both = {"tokenizer": b.tokenizer, "assistant_tokenizer": tiny.tokenizer()}
+    with pytest.raises(BackboneError, match=r"own gets the rows as text.*lookup_num_tokens"):
+        generated(b, [0], assistant_model=small, **both)
+    assert "generate" not in b.model.__dict__
+
+
+def count_calls(model):
+    calls = []
+    model.register_forward_pre_hook(lambda *call: calls.append(1))
+    return calls
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom"])
@@ -117,3 +157,138 @@ def test_a_models_own_wish_for_weights_and_dictionaries_does_not_reach_answers()
     b.model.generation_config.output_attentions = True
     b.model.generation_config.return_dict_in_generate = True
     assert generate(b, prompts_of(b)[:1], rows, max_new_tokens=NEW) == before
+
+
+# --------------------------------------------------------------------------- PromptedBackbone
+
+LONG, SHORT = [12, 40, 33, 17, 25, 61, 8, 90, 54], [14, 7, 5]
+PLAIN = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": 0}
+FAMILIES = ["llama", "gpt2", "bloom"]
+
+
+def prompted(name, after=0, offset=0):
+    """Virtual tokens in the text and a deep prompt; one encoder has dropout."""
+    own, generator = tiny.model(name), torch.Generator().manual_seed(4)
+    if name != "bert":  # a tied head says the last token again and again
+        head = torch.randn(tiny.VOCABULARY, 32, generator=generator)
+        own.lm_head.weight = torch.nn.Parameter(head)
+    b = Backbone.load(own, tokenizer=tiny.tokenizer())
+    start = torch.randn(3, b.geometry.width, generator=generator)
+    shapes = [b.geometry.sites[1].shape]
+    prompt = TrainablePrompt(
+        shallow=EmbeddingEncoder(3, b.geometry.width, initial=start),
+        deep=PrefixEncoder(2, shapes, dropout=0.5, generator=generator),
+        sites=(1,),
+        offset=offset,
+    )
+    return PromptedBackbone(b, prompt, after=after)
+
+
+def by_hand(model, row, count=6):
+    """The likeliest token of a whole pass, again and again; `min_new_tokens` bars the end."""
+    before, ids = model.training, list(row)
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model.eval()(torch.tensor([ids]))["logits"][0, -1]
+            logits[model.backbone.tokenizer.eos_token_id] = -torch.inf
+            ids.append(int(logits.argmax()))
+    model.train(before)
+    return ids
+
+
+WAYS = [
+    {},
+    {"use_cache": False},
+    {"cache_implementation": "static"},
+    {"prefill_chunk_size": 3},
+    {"prompt_lookup_num_tokens": 2},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(way), "plain"))
+@pytest.mark.parametrize(("after", "offset"), [(0, 0), (2, 3)])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_way_to_generate_gives_the_likeliest_tokens_step_by_step(name, after, offset, way):
+    model = prompted(name, after, offset).train()
+    said = model.generate(torch.tensor([LONG]), **PLAIN, **way)
+    assert said[0].tolist() == by_hand(model, LONG)
+    assert model.training
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_prompt_is_heard(name):
+    model = prompted(name)
+    with torch.no_grad():
+        alone = model.backbone.model.generate(torch.tensor([LONG]), **PLAIN)
+    said = model.generate(torch.tensor([LONG]), **PLAIN)
+    assert said.tolist() != alone.tolist()
+    assert len(set(said[0, len(LONG) :].tolist())) > 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_assistant_changes_nothing(name):
+    model = prompted(name)
+    said = model.generate(torch.tensor([LONG]), assistant_model=tiny.model("llama", 1), **PLAIN)
+    assert said[0].tolist() == by_hand(model, LONG)
+
+
+@pytest.mark.parametrize("way", [{}, {"cache_implementation": "static"}], ids=["plain", "static"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_padded_on_the_left_are_the_rows_alone(name, way):
+    model = prompted(name, after=1)
+    pads = len(LONG) - len(SHORT)
+    ids = torch.tensor([LONG, [0] * pads + SHORT])
+    mask = torch.tensor([[1] * len(LONG), [0] * pads + [1] * len(SHORT)])
+    said = model.generate(ids, mask, **PLAIN, **way).tolist()
+    assert said == [by_hand(model, LONG), [0] * pads + by_hand(model, SHORT)]
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_second_turn_goes_on_from_the_returned_cache(name, offset):
+    model = prompted(name, offset=offset)
+    pads = len(LONG) - len(SHORT)
+    ids = torch.tensor([LONG, [0] * pads + SHORT])
+    mask = torch.tensor([[1] * len(LONG), [0] * pads + [1] * len(SHORT)])
+    first = model.generate(ids, mask, return_dict_in_generate=True, **PLAIN)
+    assert first.past_key_values.get_seq_length() == len(LONG) + 3 + 5  # the last is not read yet
+    ids = torch.cat([first.sequences, torch.tensor([[7, 9, 11], [8, 9, 10]])], dim=1)
+    mask = torch.cat([mask, torch.ones(2, 9, dtype=mask.dtype)], dim=1)
+    lengths = []
+    watch = model.backbone.model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    said = model.generate(ids, mask, past_key_values=first.past_key_values, **PLAIN)
+    watch.remove()
+    assert lengths == [4, 1, 1, 1, 1, 1]
+    assert said[0].tolist() == by_hand(model, ids[0].tolist())
+    assert said[1, pads:].tolist() == by_hand(model, ids[1, pads:].tolist())
+
+
+def test_beams_and_samples_stand_behind_their_rows():
+    model = prompted("llama")
+    ids = torch.tensor([LONG, LONG[::-1]])
+    samples = model.generate(ids, **PLAIN | {"do_sample": True}, top_k=1, num_return_sequences=2)
+    expected = [by_hand(model, row) for row in (LONG, LONG[::-1])]
+    assert samples.tolist() == [expected[0]] * 2 + [expected[1]] * 2
+    beams = model.generate(ids, num_beams=3, num_return_sequences=3, **PLAIN)
+    assert beams.shape == (6, len(LONG) + 6)
+    assert torch.equal(beams[:, : len(LONG)], ids.repeat_interleave(3, dim=0))
+
+
+def test_a_row_that_ends_in_padding_is_refused():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    with pytest.raises(ConfigError) as error:
+        prompted("llama").generate(torch.tensor([[5, 6, 7], [5, 6, 0]]), mask, **PLAIN)
+    assert str(error.value) == (
+        "Row 1 ends in padding, behind which nothing can be said. Pad rows on the left "
+        "(tokenizer.padding_side = 'left')."
+    )
+
+
+def test_an_encoder_is_refused():
+    with pytest.raises(ConfigError) as error:
+        prompted("bert").generate(torch.tensor([LONG]), **PLAIN)
+    assert str(error.value) == (
+        '"BertForMaskedLM" is an encoder, which continues no text. Load a decoder.'
+    )

@@ -1,19 +1,25 @@
 """What a model cannot give while prompts are injected, and says so instead of giving it wrong.
 
     model.generate(ids, output_attentions=True)       # refused: ptune's attention keeps no weights
-    model.generate(ids, assistant_model=small)        # refused where ids are virtual
+    model.generate(ids, assistant_model=small)        # the small one reads padding for virtual ids
+
+An assistant proposes, and the model decides: what it says is the same with any. One that has a
+tokenizer of its own gets the rows as text, which virtual ids are not, and is refused.
 
 Ways to decode that need no second model (samples, beams, look-up in the prompt) are not met here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ptune.errors import BackboneError
 from ptune.inject.call import Call
 from ptune.inject.forwards import replace_method
+from ptune.inject.sides import input_embeddings
 
 
 def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[], None]]:
@@ -29,14 +35,35 @@ def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[]
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         now, ids = call(), kwargs.get("input_ids", args[0] if args else None)
-        if kwargs.get("assistant_model") is not None and now is not None and _virtual(now, ids):
+        assistant = kwargs.get("assistant_model")
+        if assistant is None or now is None or not _virtual(now, ids):
+            return generate(*args, **kwargs)
+        if kwargs.get("assistant_tokenizer") is not None:
             raise BackboneError(
-                "An assistant model does not know virtual tokens, and these rows have them. Leave "
-                "assistant_model out; prompt_lookup_num_tokens works with every prompt."
+                "An assistant with a tokenizer of its own gets the rows as text, and virtual "
+                "tokens are none. Use an assistant with the model's tokenizer, or "
+                "prompt_lookup_num_tokens, which works with every prompt."
             )
-        return generate(*args, **kwargs)
+        with _reading_padding(assistant, model, now.first_virtual):
+            return generate(*args, **kwargs)
 
     return [*undo, replace_method(model, "generate", checked)]
+
+
+@contextmanager
+def _reading_padding(assistant: Any, model: nn.Module, first_virtual: int) -> Iterator[None]:
+    """Let an assistant that knows no prompt meet padding where a token is virtual."""
+    padding = getattr(assistant.config.get_text_config(), "pad_token_id", None) or 0
+
+    def hide(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (torch.where(args[0] >= first_virtual, padding, args[0]),)
+
+    own = set(model.modules())  # an assistant may be made of the model's own layers
+    with ExitStack() as hooks:
+        for embedding in input_embeddings(assistant):
+            if embedding not in own:
+                hooks.callback(embedding.register_forward_pre_hook(hide).remove)
+        yield
 
 
 def _virtual(call: Call, ids: Any) -> bool:
