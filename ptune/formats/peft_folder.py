@@ -112,8 +112,8 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
             f"{name}: there is no {CONFIG}, so it is no folder of PEFT's. Give the folder that "
-            "save_pretrained wrote; an adapter that is not called default lies in a folder of its "
-            "name within it."
+            "save_pretrained wrote, or hub:owner/name for one on the hub; an adapter that is not "
+            "called default lies in a folder of its name within it."
         ) from error
     except OSError as error:
         raise ArtifactError(f"{name}: {CONFIG} cannot be read: {first_line(error)}.") from error
