@@ -197,8 +197,8 @@ def table(lines: Sequence[Line]) -> str:
     named = ", ".join(f"{key} {some['machine'][key]}" for key in ("ptune", "peft", "transformers"))
     note = (
         f"{len(rows)} families, tiny random models in float32; {some['date']}; {named}. "
-        "¹ This attention has no second way in; tests/inject/test_shims.py compares it with the "
-        "model's own code, in which ordinary tokens stand in for the prompt."
+        "¹ The doctor finds no second way into this attention; tests/inject/test_shims.py compares "
+        "it with the model's own code, in which ordinary tokens stand in for the prompt."
     )
     return "\n".join([markdown(head, rows), "", note])
 

@@ -15,6 +15,7 @@ from ptune.batch import PromptTensors, TokenSequence, pack
 from ptune.doctor import oracles
 from ptune.doctor.finding import Finding, Outcome
 from ptune.doctor.patient import Patient, difference
+from ptune.doctor.stand_ins import by_stand_ins
 from ptune.errors import BackboneError
 from ptune.run import generate, run
 
@@ -78,6 +79,11 @@ def deep(patient: Patient) -> Finding:
         row = patient.long[: len(theirs)]
         far.append(difference(patient.states(row, prompt), theirs))
         notes.append("as a text, whose own cache they are")
+    if not far:
+        behind = by_stand_ins(patient.backbone, patient.row(patient.long), patient.deep.deep)
+        if behind is not None:
+            far.append(difference(patient.states(patient.long, patient.deep), behind))
+            notes.append("as tokens behind the row, of whose scores contents alone are kept")
     if not far:
         return Finding(truth, "not examined", "there is no second way to put keys into this model")
     return _judged(truth, patient, max(far), "; ".join(notes) + _reach(patient.backbone))
