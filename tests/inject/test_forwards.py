@@ -34,7 +34,8 @@ def loss_and_gradients(backbone, prompt, length):
         TokenSequence((*ids, *range(4, 4 + length)), reads=(length,)),
         TokenSequence((*ids, 9, 8, 7), reads=(2,)),
     ]
-    loss = run(backbone, [prompt], backbone.pack(rows)).square().mean()
+    # (The sum of squares of normed states is a constant, and its gradient nothing but rounding.)
+    loss = run(backbone, [prompt], backbone.pack(rows)).sin().sum()
     loss.backward()
     leaves = [prompt.vectors] if prompt.vectors is not None else []
     leaves += [t for kv in prompt.deep.values() for t in kv]
@@ -52,7 +53,7 @@ def assert_compiled_is_eager(backbone, prompt, most_graphs):
         for ours, theirs in zip(
             loss_and_gradients(backbone, prompt, length), expected, strict=True
         ):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert 0 < counters["stats"]["unique_graphs"] <= most_graphs
     assert not any("forward" in m.__dict__ for m in backbone.model.modules())
 
