@@ -70,11 +70,10 @@ def train(
     folder = None if output is None else Path(output)
     _check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
+    job = Job(recipe, data, folder, resume, watcher)
     if not isinstance(backbone, Backbone):
-        own = load_backbone(recipe)
-    else:
-        own = own_backbone(recipe, backbone)
-    return _train_one(Job(recipe, data, folder, resume, watcher), own)
+        return _train_one(job, load_backbone(recipe))
+    return _train_one(job, own_backbone(recipe, backbone))
 
 
 def recipe_for(backbone: Backbone | str, settings: Mapping[str, Any]) -> Recipe:
