@@ -255,8 +255,7 @@ def _generated(
     inputs = {"input_ids": ids, "attention_mask": mask}
     if two_sided:
         inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
-    if not two_sided:
-        inputs |= _positions(backbone, prompts, rows, mask)
+    inputs |= {} if two_sided else _positions(backbone, call, mask)
     with backbone.injected() as injection, injection.serving(call):
         answer = backbone.model.generate(
             **inputs,
@@ -272,16 +271,11 @@ def _generated(
     return [row[: row.index(end)] if end in row else row for row in new]
 
 
-def _positions(
-    backbone: Backbone,
-    prompts: Sequence[PromptTensors],
-    rows: Int[Tensor, " rows"],
-    mask: Int[Tensor, "rows tokens"],
-) -> dict[str, Tensor]:
+def _positions(backbone: Backbone, call: Call, mask: Int[Tensor, "rows tokens"]) -> dict[str, Any]:
     """Where prompts move the text: positions; else the model counts as `run` does."""
-    if not any(prompt.offset for prompt in prompts):
+    if call.rows is None or not any(prompt.offset for prompt in call.prompts):
         return {}
-    first = backbone.geometry.first_position + _offsets(prompts, rows)[:, None]
+    first = backbone.geometry.first_position + _offsets(call.prompts, call.rows)[:, None]
     return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0) + first}
 
 
@@ -293,13 +287,10 @@ def continue_rows(
     mask: Int[Tensor, "rows tokens"],
     options: Mapping[str, Any],
 ) -> Any:
-    """The model's own `generate` on rows as they are, in whatever way it is asked for.
+    """The model's own `generate`, with `options` of its own, on rows as they are.
 
     Args:
-        prompt: of all rows.
-        ids: padded on the left; `-1 - slot` is a virtual token.
-        mask: 0 at padding.
-        options: of transformers' `generate`.
+        ids, mask: padded on the left; `-1 - slot` is a virtual token of the prompt of all rows.
     Returns:
         What it returns; its rows begin with `ids`, virtual tokens above the vocabulary.
     """
@@ -308,10 +299,10 @@ def continue_rows(
     call = Call([prompt], None, rows, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
     ids, mask = ids.to(backbone.device), mask.to(backbone.device)
-    ids = _with_virtual_ids(ids, torch.zeros_like(ids), call)
-    placed = _positions(backbone, [prompt], rows, mask)
+    asked = {"input_ids": _with_virtual_ids(ids, torch.zeros_like(ids), call)}
+    asked |= {"attention_mask": mask, **_positions(backbone, call, mask)}
     with backbone.injected() as injection, injection.serving(call):
-        return backbone.model.generate(input_ids=ids, attention_mask=mask, **placed, **options)
+        return backbone.model.generate(**asked, **options)
 
 
 # Whatever the model's own file says: an answer is what `run` finds most likely.
