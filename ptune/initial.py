@@ -2,7 +2,8 @@
 
     random        noise of the size of the backbone's own embeddings, or keys and values
     vocabulary    embeddings of words drawn at random
-    text          embeddings (or the real keys and values) of a text that says the task
+    text          embeddings (or the real keys and values) of a text that says the task; in slots
+                  that are left, words drawn at random (or noise)
     labels        the same of the label words
     a SoftPrompt  its vectors, or its keys and values
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptune.backbone import Backbone
-from ptune.encoders import KeysValues, SiteScale, from_ids, random_vectors, sample_vocabulary
+from ptune.encoders import KeysValues, SiteScale, random_vectors, sample_vocabulary
 from ptune.errors import ConfigError
 from ptune.prompt import SoftPrompt
 from ptune.run import keys_values_of
@@ -47,8 +48,7 @@ def initial_vectors(
         assert start.prompt is not None
         return _vectors_of(start.prompt, slots, backbone.geometry.width)
     if start.ids:
-        table = backbone.embed(start.ids).cpu()
-        return from_ids(table, list(range(len(start.ids))), slots)
+        return backbone.embed(_filled(backbone, start.ids, slots, generator)).cpu()
     if start.kind == "vocabulary":
         # Tokenizers list common tokens first; the source draws among the 5,000 most common.
         count = min(len(backbone.tokenizer), backbone.geometry.num_embeddings, 5000)
@@ -98,22 +98,41 @@ def initial_keys_values(
             f"prompt_length = {slots}: the backbone has {limit} positions, and keys and values "
             "that start from a text take one each. Choose a shorter prompt."
         )
-    ids = start.ids or _drawn_ids(backbone, slots, generator)
-    cycled = [ids[at % len(ids)] for at in range(slots)]
-    real = keys_values_of(backbone, cycled)
+    real = keys_values_of(backbone, _filled(backbone, start.ids, slots, generator))
     kept = [_on_cpu(real.deep[site]) for site in sites]
     scales = [SiteScale(_size(kv.keys), _size(kv.values)) for kv in kept]
     offset = real.offset if backbone.geometry.causal else 0
     if start.kind == "prompt":
         assert start.prompt is not None
         return DeepStart(_deep_of(start.prompt, slots, sites), scales, start.prompt.offset)
-    if start.kind == "random":
-        noise = [
-            KeysValues(_noise(kv.keys, k, generator), _noise(kv.values, v, generator))
-            for kv, (k, v) in zip(kept, scales, strict=True)
-        ]
+    if start.kind == "vocabulary" or len(start.ids) >= slots:
+        return DeepStart(kept, scales, offset)
+    noise = [
+        KeysValues(_noise(kv.keys, k, generator), _noise(kv.values, v, generator))
+        for kv, (k, v) in zip(kept, scales, strict=True)
+    ]
+    if not start.ids:
         return DeepStart(noise, scales, 0)
-    return DeepStart(kept, scales, offset)
+    text = keys_values_of(backbone, start.ids).deep
+    begun = [_begun(_on_cpu(text[site]), kv) for site, kv in zip(sites, noise, strict=True)]
+    return DeepStart(begun, scales, offset)
+
+
+def _begun(text: KeysValues, noise: KeysValues) -> KeysValues:
+    """Keys and values of a text, and noise behind them in the slots that are left."""
+    both = zip(text, noise, strict=True)
+    return KeysValues(*(torch.cat([own, more[len(own) :]]) for own, more in both))
+
+
+def _filled(
+    backbone: Backbone, ids: Sequence[int], slots: int, generator: torch.Generator
+) -> tuple[int, ...]:
+    """The tokens of a text, cut to `slots`, or followed by words drawn at random.
+
+    So the source does with class labels (Lester et al. 2021, arXiv:2104.08691). The text again
+    would give slots that start alike, get nearly equal gradients and so stay alike for long.
+    """
+    return (*ids[:slots], *_drawn_ids(backbone, max(0, slots - len(ids)), generator))
 
 
 def _drawn_ids(backbone: Backbone, slots: int, generator: torch.Generator) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ from ptune.config.settings import (
     TaskSettings,
     TrainingSettings,
 )
-from ptune.config.settings.training import ADAPTERS_LR, BACKBONE_LR, ENCODER_LR, HEAD_LR
+from ptune.config.settings.training import ADAPTERS_LR, AVERAGE, BACKBONE_LR, ENCODER_LR, HEAD_LR
 from ptune.config.wording import SettingRow, absent, refusal, row, takes_yaml, together
 from ptune.errors import ConfigError
 
@@ -132,12 +132,15 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
         return Recipe.make(**(self.to_dict() | settings))
 
     def resolved(self) -> "Recipe":
-        """Return a copy in which encoder, metric and step sizes hold their defaults, not null."""
+        """Return a copy in which what is null holds its default: encoder, metric, step sizes."""
         method = BY_METHOD[self.method]
         head_lr = HEAD_LR if trains_head(self.task, self.choose_by) else None
         whole = BACKBONE_LR if self.train_backbone else None
         backbone_lr = ADAPTERS_LR if self.train_backbone == "adapters" else whole
+        # The mean of a whole backbone would be another copy of it in memory.
+        average = 0.0 if self.train_backbone is True else AVERAGE
         return self.changed(
+            average=average if self.average is None else self.average,
             encoder=self.encoder or method.encoder,
             lr=self.lr or method.lr,
             encoder_lr=self.encoder_lr or ENCODER_LR,

@@ -1,8 +1,9 @@
 """Checkpoints: everything that a run needs to go on, bit for bit, and nothing unpickled.
 
     <output>/checkpoint/
-        prompt.safetensors   prompt and encoder, the best one so far, optimizer, random state;
-                             the backbone's weights among them where they are trained
+        prompt.safetensors   prompt and encoder, their mean over the last steps, the best ones so
+                             far, optimizer, random state; the backbone's weights among them where
+                             they are trained
         prompt.json          step, best score, settings, fingerprints of the data and the backbone
 
 Written as every prompt is (`ptune.artifact`): aside and renamed, so that a run that is killed
@@ -50,6 +51,7 @@ def save(
     *,
     prompt: nn.Module,
     best: Mapping[str, Tensor] | None,
+    average: Mapping[str, Tensor] | None,
     optimizer: torch.optim.Optimizer,
     random: Mapping[str, Tensor],
     identity: Mapping[str, Any],
@@ -57,6 +59,7 @@ def save(
     """Write a checkpoint in place of the one before."""
     tensors = {f"prompt.{name}": value for name, value in prompt.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
+    tensors |= {f"average.{name}": value for name, value in (average or {}).items()}
     tensors |= {f"random.{name}": value for name, value in random.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
@@ -67,13 +70,14 @@ def save(
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint that was read: progress, the best prompt so far, the random state.
+    """A checkpoint that was read: progress, prompts so far (the best, the mean), random state.
 
     `notes` say which settings are others now than when it was written.
     """
 
     progress: Progress
     best: dict[str, Tensor] | None
+    average: dict[str, Tensor]
     random: dict[str, Tensor]
     notes: tuple[str, ...]
 
@@ -103,6 +107,7 @@ def load(
     return Loaded(
         progress,
         _part(tensors, "best") or None,
+        _part(tensors, "average"),
         _part(tensors, "random"),
         tuple(_changed(progress.step, document["identity"], identity)),
     )

@@ -11,7 +11,7 @@ It never runs the backbone: `loop.py` does, for one learner or for many in the s
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ptune.run import Read
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
 from ptune.training import checkpoint
+from ptune.training.averaging import Average
 from ptune.training.checkpoint import Progress
 from ptune.training.options import Options
 from ptune.training.report import Report
@@ -78,6 +79,7 @@ class Learner:
         self._random = _seeded(options.seed, device)
         self._resumed = False
         prompt.to(device)
+        self.average = Average(prompt, options.average) if options.average else None
 
     # ------------------------------------------------------------------------------- a step
 
@@ -133,6 +135,8 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
+        if self.average is not None:
+            self.average.take(self.progress.step)
         self.report.step(self.progress.step, self.plan, loss, share * self.options.lr)
 
     def _set_lr(self) -> float:
@@ -199,9 +203,22 @@ class Learner:
         if better or (no_worse and self.options.keep == "equal"):
             self.progress.best, self.progress.best_step = now[0], self.progress.step
             self.progress.best_scores = evaluation.scores
-            self.best = {k: v.detach().clone() for k, v in self.prompt.state_dict().items()}
+            with self._averaged():
+                self.best = {k: v.detach().clone() for k, v in self.prompt.state_dict().items()}
         self.progress.without_gain = 0 if better else self.progress.without_gain + 1
         self.report.evaluation(self.progress.step, self.plan, evaluation.scores)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """The prompt as it is judged: in eval mode, and the mean of its last steps."""
+        training = self.prompt.training
+        self.prompt.eval()
+        with self._averaged():
+            yield
+        self.prompt.train(training)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.instead()
 
     def _chosen_by(self, scores: Mapping[str, float]) -> list[float]:
         """The scores that choose the step, so that more is better."""
@@ -211,6 +228,9 @@ class Learner:
 
     def keep_best(self) -> None:
         """Put the best prompt of the run back; the last one where nothing was evaluated."""
+        if self.average is not None:
+            self.average.settle()
+            self.average = None
         if self.best is not None:
             self.prompt.load_state_dict(self.best)
         self.prompt.eval()
@@ -249,6 +269,7 @@ class Learner:
                 self.progress,
                 prompt=self.prompt,
                 best=self.best,
+                average=None if self.average is None else self.average.mean,
                 optimizer=self.optimizer,
                 random={f"{rank}.{k}": v for rank, s in enumerate(states) for k, v in s.items()},
                 identity=self._identity,
@@ -268,6 +289,8 @@ class Learner:
             self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self._identity
         )
         self.progress, self.best = loaded.progress, loaded.best
+        if self.average is not None:
+            self.average.load(loaded.average)
         # All processes draw the same numbers. Where there are more than there were, the new ones go
         # on as the first one does.
         for prefix in ("0.", f"{self._accelerator.process_index}."):

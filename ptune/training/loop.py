@@ -15,7 +15,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -178,28 +178,26 @@ class Loop:
                 learner.judge(learner.evaluation(measured, learner.validation))
 
     def measure(self, asked: Sequence[Share]) -> list[list[Measured]]:
-        """Loss and prediction of each example with its learner's prompt as it is now, folded.
+        """Loss and prediction of each example with its learner's prompt as it is judged, folded.
 
         Rows are shared out among processes.
         """
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        modes = [learner.prompt.training for learner, _ in asked]
-        for learner, _ in asked:
-            learner.prompt.eval()
-        parts = [
-            learner.folded(_filled(rows, rank, world))  # as many passes in every process
-            for learner, rows in asked
-        ]
-        sizes = [
-            learner.options.evaluation_batch_size
-            for (learner, _), own in zip(asked, parts, strict=True)
-            for _ in own
-        ]
-        found = measure_together(
-            self.backbone, list(chain(*parts)), batch_sizes=sizes, trunk=self.trunk
-        )
-        for (learner, _), training in zip(asked, modes, strict=True):
-            learner.prompt.train(training)
+        with ExitStack() as judging:
+            for learner, _ in asked:
+                judging.enter_context(learner.judging())
+            parts = [
+                learner.folded(_filled(rows, rank, world))  # as many passes in every process
+                for learner, rows in asked
+            ]
+            sizes = [
+                learner.options.evaluation_batch_size
+                for (learner, _), own in zip(asked, parts, strict=True)
+                for _ in own
+            ]
+            found = measure_together(
+                self.backbone, list(chain(*parts)), batch_sizes=sizes, trunk=self.trunk
+            )
         each = iter(found)
         mine = [list(chain(*(next(each) for _ in own))) for own in parts]
         return [

@@ -25,6 +25,7 @@ class Options:
     backbone_weight_decay: float
     weight_decay: float
     clip: float
+    average: float
     schedule: Literal["linear", "cosine", "constant"]
     warmup_share: float
     evaluation_batch_size: int
@@ -56,6 +57,7 @@ class Options:
             backbone_weight_decay=recipe.backbone_weight_decay,
             weight_decay=recipe.weight_decay,
             clip=recipe.clip,
+            average=recipe.average or 0.0,
             schedule=recipe.schedule,
             warmup_share=recipe.warmup_share,
             evaluation_batch_size=recipe.evaluation_batch_size,

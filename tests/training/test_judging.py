@@ -15,6 +15,7 @@ def judged(scores, *, metric="accuracy", second=None, keep="better"):
     learner = object.__new__(Learner)
     learner.options = SimpleNamespace(metric=metric, second_metric=second, keep=keep)
     learner.progress, learner.best, learner.plan = Progress(), None, None
+    learner.average = None
     learner.prompt = torch.nn.Linear(1, 1)
     learner.report = SimpleNamespace(evaluation=lambda *_: None)
     kept = []

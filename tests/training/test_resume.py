@@ -278,7 +278,7 @@ def test_a_damaged_checkpoint_is_refused(stopped, backbone, tmp_path):
 
 def test_a_checkpoint_holds_the_prompt_and_nothing_of_the_backbone(stopped):
     names = {name.split(".")[0] for name in tensors_of(stopped / "checkpoint")}
-    assert names == {"prompt", "best", "random", "optimizer"}
+    assert names == {"prompt", "best", "average", "random", "optimizer"}
     prompts = [n for n in tensors_of(stopped / "checkpoint") if n.startswith("prompt.")]
     assert all(name.startswith("prompt.shallow.") for name in prompts)
 

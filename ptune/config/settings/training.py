@@ -12,7 +12,8 @@ from ptune.config.wording import setting
 _setting = partial(setting, group="training")
 
 ENCODER_LR = 1e-3
-HEAD_LR = 5e-3
+HEAD_LR = 1e-3
+AVERAGE = 0.99
 # As P-tuning v1's few-shot runs train it.
 BACKBONE_LR = 1e-5
 # As the LoRA paper trains GPT-2 and GPT-3 (arXiv:2106.09685, appendix D).
@@ -92,6 +93,13 @@ class TrainingSettings(BaseModel):
     )
     weight_decay: float = _setting(0.0, "AdamW weight decay.", low=0.0, high=1.0)
     clip: float = _setting(1.0, "Largest norm of the gradient; 0: no clipping.", low=0.0)
+    average: float | None = _setting(
+        None,
+        "Judge and keep the mean of about the last 1 / (1 - average) steps; 0: the last one alone; "
+        f"null: {AVERAGE}, and 0 where all of the backbone is trained.",
+        low=0.0,
+        high=0.9999,
+    )
     precision: Literal["auto", "fp32", "bf16"] = _setting(
         "auto", "Of the computation; bf16 holds the weights in it, too; auto: that of the weights."
     )
