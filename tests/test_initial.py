@@ -37,12 +37,16 @@ def vectors_of(backbone, start, slots, seed=0):
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2-window-4", "opt"])
-def test_a_text_gives_its_embeddings_as_the_model_scales_them_repeated_or_cut(name):
+def test_a_text_gives_its_embeddings_as_the_model_scales_them_then_words_drawn_at_random(name):
     backbone = tiny.backbone(name)
-    table = backbone.embed(IDS)
-    for slots, rows in ((2, [0, 1]), (3, [0, 1, 2]), (5, [0, 1, 2, 0, 1])):
+    table = backbone.embed(range(len(backbone.tokenizer)))
+    for slots in (2, 3, 8):
         got = vectors_of(backbone, Start("text", IDS), slots)
-        assert torch.equal(got, table[rows])
+        told = backbone.embed(IDS)[:slots]
+        assert torch.equal(got[: len(told)], told)
+        drawn = [int((table == row).all(dim=1).nonzero()[0]) for row in got[len(told) :]]
+        assert len(drawn) == slots - len(told)
+        assert len(set(drawn)) == len(drawn)
 
 
 def test_random_vectors_have_the_size_of_the_backbones_embeddings(backbone):
@@ -82,10 +86,18 @@ def test_a_text_gives_its_real_keys_and_values_at_the_chosen_sites(backbone):
         assert torch.equal(mine.values, real.deep[site].values)
 
 
-def test_a_short_text_is_repeated_as_a_text_and_not_as_keys(backbone):
-    got = deep_start(backbone, Start("text", IDS), slots=5)
-    real = keys_values_of(backbone, IDS + IDS[:2])
-    assert torch.equal(got.initial[1].keys, real.deep[2].keys)
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_behind_the_keys_and_values_of_a_short_text_stands_noise_of_their_size(name):
+    backbone = tiny.backbone(name)
+    got = deep_start(backbone, Start("text", IDS), slots=60)
+    real = keys_values_of(backbone, IDS)
+    for mine, unit, site in zip(got.initial, got.scales, (0, 2), strict=True):
+        assert torch.equal(mine.keys[: len(IDS)], real.deep[site].keys)
+        assert torch.equal(mine.values[: len(IDS)], real.deep[site].values)
+        behind = mine.keys[len(IDS) :], mine.values[len(IDS) :]
+        for noise, size in zip(behind, unit, strict=True):
+            assert float(noise.square().mean().sqrt()) == pytest.approx(size, rel=0.15)
+            assert len(noise.flatten(1).unique(dim=0)) == len(noise)
 
 
 @pytest.mark.parametrize("kind", ["text", "random", "vocabulary"])
