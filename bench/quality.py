@@ -279,6 +279,7 @@ _TOLD = (
     "loss",
     "template",
     "pooling",
+    "average",
 )
 
 
@@ -447,7 +448,17 @@ def _note(runs: Sequence[Line]) -> str:
         f"{tested} test rows, scored once a run",
         f"epochs {_or(epochs)}, batch {_or(batches)}, {chosen}",
         f"{', '.join(shown)} and {last} in percent, mean ± standard deviation over the seeds",
+        *_older(runs),
     )
+
+
+def _older(runs: Sequence[Line]) -> list[str]:
+    """Which prompts were measured with defaults that are no longer the defaults."""
+    prompts = [run for run in runs if "prompt_length" in run["settings"]]
+    methods = dict.fromkeys(run["method"] for run in prompts if "average" not in run["settings"])
+    if not methods:
+        return []
+    return [f"{', '.join(methods)}: measured before ptune kept the mean of the last steps"]
 
 
 def _or(values: Sequence[float]) -> str:

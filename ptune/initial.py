@@ -7,8 +7,8 @@
     labels        the same of the label words
     a SoftPrompt  its vectors, or its keys and values
 
-The start decides as much as the learning rate (`bench/defaults.py`): real keys and values are
-worth several points over noise. "auto" is text where there is one, else the template's own words.
+"auto" is text where there is one, else the template's own words and the labels. `bench/defaults.py`
+and `bench/gap.py` measure what a start is worth.
 """
 
 from collections.abc import Sequence
