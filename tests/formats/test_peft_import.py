@@ -276,7 +276,7 @@ def test_a_multitask_prompt_needs_a_task(tmp_path):
 
 
 def test_one_prompt_has_no_task_to_choose(llama):
-    assert "there is no task to choose" in refusal(*llama, task_index=0)
+    assert "so there is none to choose" in refusal(*llama, task_index=0)
 
 
 def test_labels_are_as_many_as_outputs(tmp_path):

@@ -136,7 +136,8 @@ def test_a_step_is_that_of_plain_torch_on_pefts_model(backbone):
     """One step on all rows by AdamW, the LoRA with its own step size."""
     rows = [row | {"label": word} for row, word in zip(ROWS[:6], ["yes", "no"] * 3, strict=True)]
     settings = TABLE | ADAPTERS | {
-        "lr": 1e-8, "clip": 0.0, "schedule": "constant", "warmup_share": 0.0, "max_steps": 1,
+        "lr": 1e-8, "clip": 0.0, "average": 0, "schedule": "constant", "warmup_share": 0.0,
+        "max_steps": 1,
         "batch_size": 6, "validation_share": 0, "template": "{soft:2}{text} answer :{label}",
     }  # fmt: skip
     result = train(backbone, settings, rows=rows)

@@ -119,7 +119,7 @@ def test_each_set_has_its_own_head_and_all_have_one_prompt(backbone, files):
 
 def test_a_step_is_adamw_on_the_mean_loss_of_one_sets_rows(backbone, files):
     """The first step by hand: a gradient of ones' sign, times the step size, where it is not 0."""
-    settings = {"max_steps": 1, "schedule": "constant", "warmup_share": 0, "clip": 0}
+    settings = {"max_steps": 1, "schedule": "constant", "warmup_share": 0, "clip": 0, "average": 0}
     found = shared(backbone, files, **settings)
     names = [n for n, one in found.results.items() if one.prompt.head["linear.weight"].any()]
     assert len(names) == 1  # heads start at zero, and the other set's rows were not seen

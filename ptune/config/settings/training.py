@@ -12,7 +12,7 @@ from ptune.config.wording import setting
 _setting = partial(setting, group="training")
 
 ENCODER_LR = 1e-3
-HEAD_LR = 1e-3
+HEAD_LR = 5e-3
 AVERAGE = 0.99
 # As P-tuning v1's few-shot runs train it.
 BACKBONE_LR = 1e-5
