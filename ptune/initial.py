@@ -3,7 +3,7 @@
     random        noise of the size of the backbone's own embeddings, or keys and values
     vocabulary    embeddings of words drawn at random
     text          embeddings (or the real keys and values) of a text that says the task; in slots
-                  that are left, words drawn at random (or noise)
+                  that are left, words drawn at random (in deep prompts of encoders: noise)
     labels        the same of the label words
     a SoftPrompt  its vectors, or its keys and values
 
@@ -105,7 +105,10 @@ def initial_keys_values(
     if start.kind == "prompt":
         assert start.prompt is not None
         return DeepStart(_deep_of(start.prompt, slots, sites), scales, start.prompt.offset)
-    if start.kind == "vocabulary" or len(start.ids) >= slots:
+    # What fills the slots behind a short text was tried: in decoders real
+    # words did better than noise, in encoders noise better than words.
+    spoken = backbone.geometry.causal and bool(start.ids)
+    if spoken or start.kind == "vocabulary" or len(start.ids) >= slots:
         return DeepStart(kept, scales, offset)
     noise = [
         KeysValues(_noise(kv.keys, k, generator), _noise(kv.values, v, generator))

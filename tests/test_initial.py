@@ -86,9 +86,16 @@ def test_a_text_gives_its_real_keys_and_values_at_the_chosen_sites(backbone):
         assert torch.equal(mine.values, real.deep[site].values)
 
 
-@pytest.mark.parametrize("name", ["llama", "bert"])
-def test_behind_the_keys_and_values_of_a_short_text_stands_noise_of_their_size(name):
-    backbone = tiny.backbone(name)
+def test_in_a_decoder_a_short_text_is_followed_by_words_as_one_text(backbone):
+    got = deep_start(backbone, Start("text", IDS), slots=5)
+    drawn = torch.randint(len(backbone.tokenizer), (2,), generator=seeded(0)).tolist()
+    real = keys_values_of(backbone, (*IDS, *drawn))
+    assert torch.equal(got.initial[1].keys, real.deep[2].keys)
+    assert got.offset == real.offset
+
+
+def test_in_an_encoder_noise_of_their_size_stands_behind_the_keys_and_values_of_a_short_text():
+    backbone = tiny.backbone("bert")
     got = deep_start(backbone, Start("text", IDS), slots=60)
     real = keys_values_of(backbone, IDS)
     for mine, unit, site in zip(got.initial, got.scales, (0, 2), strict=True):
