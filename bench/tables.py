@@ -62,6 +62,7 @@ MAKERS: Mapping[str, Maker] = {
     "classic_job": partial(_by_method, "classic_job"),
     "defaults": partial(_by_method, "defaults"),
     "first_step": partial(_whole, "first_step"),
+    "gap": partial(_by_part, "gap"),
     "gpu": partial(_whole, "gpu"),
     "growth": _by_axis,
     "label_scoring": partial(_whole, "label_scoring"),
