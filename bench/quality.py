@@ -45,6 +45,8 @@ from ptune.training.build import default_epochs
 from ptune.training.learner import LESS_IS_BETTER
 from ptune.training.schedule import Plan, lr_share
 
+# Methods of a recipe; those of baselines have other names.
+PROMPTS = ("prompt-tuning", "p-tuning", "p-tuning-v2")
 # Learning rates of baselines are chosen on splits of their own, never those that are reported.
 FIRST_GRID_SEED = 100
 
@@ -454,7 +456,7 @@ def _note(runs: Sequence[Line]) -> str:
 
 def _older(runs: Sequence[Line]) -> list[str]:
     """Which prompts were measured with defaults that are no longer the defaults."""
-    prompts = [run for run in runs if "prompt_length" in run["settings"]]
+    prompts = [run for run in runs if run["settings"].get("method") in PROMPTS]
     methods = dict.fromkeys(run["method"] for run in prompts if "average" not in run["settings"])
     if not methods:
         return []

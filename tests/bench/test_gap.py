@@ -59,9 +59,9 @@ def test_every_variant_of_a_prompt_is_a_recipe_that_can_be_made():
 def test_prompts_measured_with_older_defaults_are_named_below_their_table():
     import quality
 
-    prompt = {"method": "p", "settings": {"prompt_length": 20}}
-    newer = {"method": "q", "settings": {"prompt_length": 20, "average": 0.99}}
-    weights = {"method": "full fine-tuning", "settings": {}}
+    prompt = {"method": "p", "settings": {"method": "p-tuning"}}
+    newer = {"method": "q", "settings": {"method": "p-tuning-v2", "average": 0.99}}
+    weights = {"method": "full fine-tuning", "settings": {"method": "full"}}
     assert quality._older([newer, weights]) == []
     (said,) = quality._older([prompt, newer, weights])
     assert said.startswith("p: measured before")
