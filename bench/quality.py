@@ -456,7 +456,8 @@ def _note(runs: Sequence[Line]) -> str:
 
 def _older(runs: Sequence[Line]) -> list[str]:
     """Which prompts were measured with defaults that are no longer the defaults."""
-    prompts = [run for run in runs if run["settings"].get("method") in PROMPTS]
+    trained = [run for run in runs if run["trained"]]
+    prompts = [run for run in trained if run["settings"].get("method") in PROMPTS]
     methods = dict.fromkeys(run["method"] for run in prompts if "average" not in run["settings"])
     if not methods:
         return []
