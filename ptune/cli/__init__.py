@@ -10,7 +10,6 @@
 Bad input ends in one sentence on standard error and exit status 1; wrong usage in status 2.
 """
 
-import os
 import sys
 from typing import Annotated
 
@@ -26,16 +25,12 @@ from ptune.cli import using as using
 from ptune.cli.app import app as app
 from ptune.errors import PtuneError
 
-# A thread that waits for another one sleeps. Left alone it spins, and where another program has a
-# core, it spins for one that cannot run, in every small product. Read when torch is loaded.
-WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
 # Exit status after Ctrl-C, as shells have it.
 INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line; an error of the user's is a sentence, never a traceback."""
-    os.environ.setdefault(*WAITING)
     try:
         app(prog_name="ptune")
     except PtuneError as error:

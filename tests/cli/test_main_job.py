@@ -1,5 +1,4 @@
 import json
-import os
 import resource
 import signal
 import statistics
@@ -40,17 +39,6 @@ def test_help_starts_in_less_than_half_a_second_and_imports_no_torch():
     assert done.stdout.startswith("Usage: ptune train [OPTIONS] {RECIPE} [KEY=VALUE]...")
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert seconds < 0.5
-
-
-@pytest.mark.parametrize(("users", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(ptune, monkeypatch, users, kept):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "as it was")  # put back behind the test
-    if users is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    else:
-        monkeypatch.setenv("OMP_WAIT_POLICY", users)
-    ptune("--version")
-    assert os.environ["OMP_WAIT_POLICY"] == kept
 
 
 TRAIN_HELP = """\
