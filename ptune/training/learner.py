@@ -213,9 +213,11 @@ class Learner:
         """The prompt as it is judged: in eval mode, and the mean of its last steps."""
         training = self.prompt.training
         self.prompt.eval()
-        with self._averaged():
-            yield
-        self.prompt.train(training)
+        try:
+            with self._averaged():
+                yield
+        finally:
+            self.prompt.train(training)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.instead()
