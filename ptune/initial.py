@@ -43,7 +43,7 @@ class Start:
 def initial_vectors(
     backbone: Backbone, start: Start, slots: int, generator: torch.Generator
 ) -> Float[Tensor, "slots width"]:
-    """The input vectors that a shallow prompt starts from, repeated or cut to `slots`."""
+    """The input vectors that a shallow prompt starts from: a text's are cut or filled up."""
     if start.kind == "prompt":
         assert start.prompt is not None
         return _vectors_of(start.prompt, slots, backbone.geometry.width)

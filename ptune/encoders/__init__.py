@@ -10,7 +10,7 @@ Start with `encoder.py`, then `embedding.py`.
 
 from ptune.encoders.embedding import EmbeddingEncoder
 from ptune.encoders.encoder import Encoder, fold
-from ptune.encoders.init import from_ids, random_vectors, sample_vocabulary
+from ptune.encoders.init import random_vectors, sample_vocabulary
 from ptune.encoders.lstm import LSTMEncoder
 from ptune.encoders.mlp import MLPEncoder
 from ptune.encoders.prefix import KeysValues, PrefixEncoder, SiteScale, SiteShape
@@ -27,7 +27,6 @@ __all__ = [
     "SiteScale",
     "SiteShape",
     "fold",
-    "from_ids",
     "random_vectors",
     "sample_vocabulary",
 ]

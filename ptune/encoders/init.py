@@ -2,7 +2,6 @@
 
     random_vectors       as wide-spread as `scale`
     sample_vocabulary    embeddings of random tokens
-    from_ids             embeddings of given tokens: a text, or the labels
 
 Every random number comes from the generator that is passed in (from torch's own without one), so
 one seed makes one prompt, whatever else draws random numbers.
@@ -10,7 +9,7 @@ one seed makes one prompt, whatever else draws random numbers.
 Knows a table of vectors, not the tokenizer or the backbone that it belongs to.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -68,40 +67,8 @@ def sample_vocabulary(
         raise ConfigError("sample_vocabulary: the table of embeddings has no row to draw from.")
     rounds = -(-slots // len(table))
     drawn = [torch.randperm(len(table), generator=generator) for _ in range(rounds)]
-    return _rows(table, torch.cat(drawn)[:slots])
-
-
-def from_ids(
-    table: Float[Tensor, "vocab width"], ids: Sequence[int], slots: int
-) -> Float[Tensor, "slots width"]:
-    """Return the embeddings of `ids`, repeated or cut to the number of slots.
-
-    Args:
-        table: the backbone's embeddings.
-        ids: token ids of the text.
-        slots: number of vectors, at least 1.
-
-    Raises:
-        ConfigError: slots is below 1, the text has no token, or an id is not in the table.
-
-    >>> from_ids(torch.eye(3), [2, 0], slots=3)
-    tensor([[0., 0., 1.],
-            [1., 0., 0.],
-            [0., 0., 1.]])
-    """
-    _some("from_ids", slots)
-    if not ids:
-        raise ConfigError(
-            "from_ids: the text has no token, so there is no vector to start from. "
-            "Give a text that is not empty."
-        )
-    for id_ in ids:
-        if not 0 <= id_ < len(table):
-            raise ConfigError(
-                f"from_ids: token id {id_} is not in the table, which has the ids "
-                f"0 .. {len(table) - 1}. Use the tokenizer of the backbone that the table is from."
-            )
-    return _rows(table, torch.tensor([ids[slot % len(ids)] for slot in range(slots)]))
+    picked = table.detach()[torch.cat(drawn)[:slots].to(table.device)]
+    return picked.to("cpu", torch.promote_types(table.dtype, torch.float32))
 
 
 def vector_table(slots: int, width: int, generator: torch.Generator | None) -> nn.Parameter:
@@ -134,11 +101,6 @@ def zero(layer: nn.Module) -> None:
     """
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-
-
-def _rows(table: Tensor, rows: Tensor) -> Tensor:
-    picked = table.detach()[rows.to(table.device)]
-    return picked.to("cpu", torch.promote_types(table.dtype, torch.float32))
 
 
 def _some(function: str, slots: int) -> None:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -212,12 +213,17 @@ def encoding_key(recipe: Recipe, backbone: Backbone, task: Task) -> str | None:
         task.layout.key,
         json.dumps([recipe.task, options, task.room, *asked, Marks.of(recipe.to_dict()).columns]),
         _code(),
-        version("tokenizers"),
-        version("transformers"),
+        *_versions(),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+@cache
+def _versions() -> tuple[str, str]:
+    return version("tokenizers"), version("transformers")
+
+
+@cache
 def _code() -> str:
     """A hash of the code that makes examples: another ptune may make others."""
     package = files("ptune")

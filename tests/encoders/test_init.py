@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptune.encoders import from_ids, random_vectors, sample_vocabulary
+from ptune.encoders import random_vectors, sample_vocabulary
 from ptune.encoders.init import linear, started
 from ptune.errors import ConfigError
 
@@ -51,20 +51,9 @@ def test_a_small_vocabulary_is_used_evenly():
     assert len(drawn) == 7
 
 
-@pytest.mark.parametrize(
-    ("slots", "expected"), [(2, [7, 1]), (3, [7, 1, 4]), (7, [7, 1, 4, 7, 1, 4, 7])]
-)
-def test_a_text_is_repeated_or_cut_to_the_slots(slots, expected):
-    table = torch.arange(9.0).reshape(9, 1)
-    assert from_ids(table, (7, 1, 4), slots).flatten().tolist() == expected
-
-
-@pytest.mark.parametrize(
-    "pick", [lambda t: from_ids(t, [1, 0], 2), lambda t: sample_vocabulary(t, 2, seeded())]
-)
-def test_vectors_are_copies_in_full_precision_without_gradient(pick):
+def test_vectors_are_copies_in_full_precision_without_gradient():
     table = nn.Parameter(torch.ones(2, 3, dtype=torch.bfloat16))
-    picked = pick(table)
+    picked = sample_vocabulary(table, 2, seeded())
     assert (picked.dtype, picked.requires_grad) == (torch.float32, False)
     picked += 1
     assert (table == 1).all()
@@ -90,7 +79,6 @@ def test_every_parameter_of_a_started_layer_is_drawn_within_the_bound():
     [
         ("random_vectors", lambda: random_vectors(0, 3)),
         ("sample_vocabulary", lambda: sample_vocabulary(torch.ones(2, 3), 0)),
-        ("from_ids", lambda: from_ids(torch.ones(2, 3), [1], 0)),
     ],
 )
 def test_no_slots_are_refused(name, call):
@@ -106,20 +94,3 @@ def test_vectors_without_width_are_refused():
 def test_a_table_without_rows_is_refused():
     with raises("sample_vocabulary: the table of embeddings has no row to draw from."):
         sample_vocabulary(torch.ones(0, 3), 2)
-
-
-def test_a_text_without_tokens_is_refused():
-    with raises(
-        "from_ids: the text has no token, so there is no vector to start from. Give a text that "
-        "is not empty."
-    ):
-        from_ids(torch.ones(2, 3), [], 2)
-
-
-@pytest.mark.parametrize("wrong", [2, -1])
-def test_an_id_outside_the_table_is_refused(wrong):
-    with raises(
-        f"from_ids: token id {wrong} is not in the table, which has the ids 0 .. 1. Use the "
-        "tokenizer of the backbone that the table is from."
-    ):
-        from_ids(torch.ones(2, 3), [0, wrong], 2)
