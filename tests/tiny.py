@@ -2,7 +2,7 @@
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from ptune.backbone import Backbone
 
@@ -55,6 +55,18 @@ def tokenizer():
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=model, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
     )
+
+
+def pair_tokenizer():
+    """As BERT's: <s> first </s> second </s>, the second text in a segment of its own."""
+    made = tokenizer()
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1",
+        special_tokens=[("<s>", 2), ("</s>", 3)],
+    )
+    made.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return made
 
 
 SMALL = dict(  # noqa: C408

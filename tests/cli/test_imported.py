@@ -7,7 +7,6 @@ import tiny
 import torch
 import transformers
 from oracles import peft_models as oracle
-from tokenizers import processors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -20,16 +19,12 @@ QUESTIONS = ("where is it ?", "is it good ?", "two ?")
 def bert(tmp_path_factory):
     """A folder of a BERT whose tokenizer has segments, as BERT's own."""
     folder = tmp_path_factory.mktemp("bert")
-    tokenizer = tiny.tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", 2), ("</s>", 3)],
-    )
+    tokenizer = tiny.pair_tokenizer()
     tokenizer.save_pretrained(folder / "backbone")
+    # What was set on the object is not saved with it.
     file = folder / "backbone/tokenizer_config.json"
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_input_names": names}))
+    names = {"model_input_names": tokenizer.model_input_names}
+    file.write_text(json.dumps(json.loads(file.read_text()) | names))
     tiny.model("bert").save_pretrained(folder / "backbone")
     return folder
 

@@ -4,7 +4,6 @@ import math
 import pytest
 import tiny
 import torch
-from tokenizers import processors
 from torch.nn import functional
 
 import ptune
@@ -28,13 +27,8 @@ NUMBERS = [1, 1, 1]
 
 
 def encoder(name="bert"):
-    tokenizer = tiny.tokenizer()
+    tokenizer = tiny.pair_tokenizer()
     tokenizer.mask_token = "[MASK]"
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", CLS), ("</s>", SEP)],
-    )
     return Backbone.load(tiny.model(name), tokenizer=tokenizer)
 
 

@@ -4,7 +4,6 @@ import re
 import pytest
 import tiny
 import torch
-from tokenizers import processors
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
@@ -35,14 +34,7 @@ ANSWERS = [
 
 def encoder():
     """Its tokenizer writes [CLS] question [SEP] context [SEP] with two segments, as BERT's does."""
-    tokenizer = tiny.tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", CLS), ("</s>", SEP)],
-    )
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    return Backbone.load(tiny.model("bert"), tokenizer=tokenizer)
+    return Backbone.load(tiny.model("bert"), tokenizer=tiny.pair_tokenizer())
 
 
 @pytest.fixture(scope="module")

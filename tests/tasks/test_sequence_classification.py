@@ -18,14 +18,7 @@ CLS, SEP = 2, 3
 
 def encoder():
     """Its tokenizer writes [CLS] text [SEP], as BERT's does."""
-    tokenizer = tiny.tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", CLS), ("</s>", SEP)],
-    )
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    return Backbone.load(tiny.model("bert"), tokenizer=tokenizer)
+    return Backbone.load(tiny.model("bert"), tokenizer=tiny.pair_tokenizer())
 
 
 @pytest.fixture(scope="module")

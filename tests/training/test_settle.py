@@ -2,7 +2,6 @@
 
 import pytest
 import tiny
-from tokenizers import processors
 
 import ptune
 from ptune.config import Recipe
@@ -36,12 +35,7 @@ def test_questions_are_asked_in_words_where_the_tokenizer_joins_no_two_texts(met
 
 
 def test_a_tokenizer_that_joins_two_texts_does_so():
-    tokenizer = tiny.tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> $B:1 </s>:1",
-        special_tokens=[("<s>", 2), ("</s>", 3)],
-    )
+    tokenizer = tiny.pair_tokenizer()
     backbone = ptune.Backbone.load(tiny.model("bert"), tokenizer=tokenizer)
     assert settled(backbone, method="p-tuning-v2") == "{question}{sep}{context}"
 
