@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from oracles.plain_loss import word_loss
 from tiny_runs import (
     DEEP,
     HEAD,
@@ -144,16 +145,9 @@ def test_a_step_is_that_of_plain_torch_on_pefts_model(backbone):
     model = copy.deepcopy(backbone.model)
     own = {name: w.requires_grad_() for name, w in model.named_parameters() if "lora_" in name}
     optimizer = torch.optim.AdamW(own.values(), lr=1e-2, weight_decay=0.0)
-    words = backbone.tokenizer.convert_tokens_to_ids(["no", "yes"])
-    losses = []
-    for row in rows:
-        ids = torch.tensor(backbone.tokenizer(f"{row['text']} answer :")["input_ids"])
-        # The prompt hardly moves with this lr, so that it is the one that the run began with.
-        inputs = torch.cat([result.prompt.vectors, model.get_input_embeddings()(ids)])
-        said = model(inputs_embeds=inputs[None]).logits[0, -1, words]
-        right = torch.tensor([["no", "yes"].index(row["label"])])
-        losses.append(functional.cross_entropy(said[None], right))
-    torch.stack(losses).mean().backward()
+    # The prompt hardly moves with this lr, so that it is the one that the run began with.
+    prompt = result.prompt.vectors
+    word_loss(model, backbone.tokenizer, rows, prompt, ["no", "yes"]).backward()
     optimizer.step()
     assert result.prompt.backbone_weights.keys() == own.keys()
     for name, weight in own.items():

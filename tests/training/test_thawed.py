@@ -3,6 +3,7 @@ import copy
 import pytest
 import tiny
 import torch
+from oracles.plain_loss import word_loss
 from tiny_runs import (
     HEAD,
     ROWS,
@@ -17,7 +18,6 @@ from tiny_runs import (
     tensors_of,
     train,
 )
-from torch.nn import functional
 
 import ptune
 from ptune.api import make_ready
@@ -94,16 +94,9 @@ def test_a_step_is_that_of_plain_torch_on_the_plain_model(backbone, decay):
         [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}],
         lr=1e-2,
     )
-    losses = []
-    words = backbone.tokenizer.convert_tokens_to_ids(["no", "yes"])
-    for row in rows:
-        ids = torch.tensor(backbone.tokenizer(f"{row['text']} answer :")["input_ids"])
-        # The prompt hardly moves with this lr, so that it is the one that the run began with.
-        inputs = torch.cat([result.prompt.vectors, model.get_input_embeddings()(ids)])
-        logits = model(inputs_embeds=inputs[None]).logits[0, -1, words]
-        right = torch.tensor([["no", "yes"].index(row["label"])])
-        losses.append(functional.cross_entropy(logits[None], right))
-    torch.stack(losses).mean().backward()
+    # The prompt hardly moves with this lr, so that it is the one that the run began with.
+    prompt = result.prompt.vectors
+    word_loss(model, backbone.tokenizer, rows, prompt, ["no", "yes"]).backward()
     optimizer.step()
     for name, weight in model.named_parameters():
         # Where the gradient is nearly nothing, AdamW's first step is rounding made large.
