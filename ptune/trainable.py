@@ -238,7 +238,8 @@ class PromptedBackbone(nn.Module):
                 answer, ...
         Returns:
             What the model's own `generate` returns: the rows as they were given, and what is said
-            behind them. Of a cache in it, the virtual tokens are a part.
+            behind them. Of a cache in it, the virtual tokens are a part; of attention weights
+            (`output_attentions`), too, and at a deep prompt's sites its keys come first.
         Raises:
             ConfigError: the backbone continues no texts, or a row ends in padding.
         """

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from transformers import DynamicCache
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
@@ -141,13 +142,30 @@ def count_calls(model):
     return calls
 
 
-@pytest.mark.parametrize("name", ["llama", "bloom"])
-def test_attention_weights_are_refused_and_not_given_empty(name):
-    b = tiny.backbone(name)
-    with pytest.raises(BackboneError, match=r"ptune's attention keeps none. Leave output_att"):
+def test_weights_of_a_packed_batch_are_refused():
+    b = tiny.backbone("llama")
+    row = TokenSequence(ROWS[0], reads=(3,))
+    with b.injected():
+        run(b, prompts_of(b)[:1], b.pack([row]))
+        with pytest.raises(BackboneError) as error:
+            b.model(input_ids=torch.tensor([[12, 40]]), output_attentions=True)
+    assert str(error.value) == (
+        "Attention weights were asked of a packed batch, whose rows have no keys in common. "
+        "Ask for them in `generate`, or leave output_attentions out."
+    )
+
+
+def test_a_model_that_gives_no_weights_away_is_refused():
+    b = tiny.backbone("llama")
+    for layer in b.model.model.layers:
+        forward = layer.self_attn.forward
+        layer.self_attn.forward = lambda *a, own=forward, **k: (own(*a, **k)[0], None)
+    with pytest.raises(BackboneError) as error:
         generated(b, output_attentions=True, return_dict_in_generate=True)
-    row = torch.tensor([[12, 40]])
-    assert len(b.model(input_ids=row, output_attentions=True).attentions) in (0, 3)  # its own again
+    assert str(error.value) == (
+        "Attention weights were asked of LlamaForCausalLM, whose attention gives none away. Leave "
+        "output_attentions out."
+    )
 
 
 def test_a_models_own_wish_for_weights_and_dictionaries_does_not_reach_answers():
@@ -263,6 +281,60 @@ def test_a_second_turn_goes_on_from_the_returned_cache(name, offset):
     assert lengths == [4, 1, 1, 1, 1, 1]
     assert said[0].tolist() == by_hand(model, ids[0].tolist())
     assert said[1, pads:].tolist() == by_hand(model, ids[1, pads:].tolist())
+
+
+WEIGHTS = {"output_attentions": True, "return_dict_in_generate": True}
+
+
+@pytest.mark.parametrize("name", tiny.DECODERS)
+def test_weights_of_virtual_tokens_are_those_of_the_plain_model_on_their_vectors(name):
+    b, plain = tiny.backbone(name), tiny.model(name)
+    plain.set_attn_implementation("eager")
+    start = torch.randn(3, b.geometry.width, generator=torch.Generator().manual_seed(4))
+    shallow = EmbeddingEncoder(3, b.geometry.width, initial=start)
+    model = PromptedBackbone(b, TrainablePrompt(shallow=shallow), after=2)
+    said = model.generate(torch.tensor([LONG]), **PLAIN, **WEIGHTS)
+    words = plain.get_input_embeddings()(said.sequences[0, :-1])
+    with torch.no_grad():
+        whole = torch.cat([words[:2], start, words[2:]])[None]
+        expected = plain(inputs_embeds=whole, output_attentions=True).attentions
+    first = len(LONG) + 3
+    for step, found in enumerate(said.attentions):
+        assert len(found) == 3
+        queries = slice(first) if step == 0 else slice(first + step - 1, first + step)
+        for one, other in zip(found, expected, strict=True):
+            keys = slice(max(0, first + step - one.shape[3]), first + step)
+            torch.testing.assert_close(one, other[:, :, queries, keys], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_weights_of_a_deep_prompt_are_those_of_a_cache_that_begins_with_it(name, offset):
+    b, generator = tiny.backbone(name), torch.Generator().manual_seed(4)
+    deep = PrefixEncoder(2, [site.shape for site in b.geometry.sites], generator=generator)
+    prompt = TrainablePrompt(deep=deep, sites=(0, 1, 2), offset=offset)
+    pads = len(LONG) - len(SHORT)
+    ids = torch.tensor([LONG, [0] * pads + SHORT])
+    mask = torch.tensor([[1] * len(LONG), [0] * pads + [1] * len(SHORT)])
+    said = PromptedBackbone(b, prompt).generate(ids, mask, **PLAIN, **WEIGHTS)
+    plain = tiny.model(name)
+    plain.set_attn_implementation("eager")
+    for row, real in enumerate((LONG, SHORT)):
+        cache = DynamicCache()
+        for site, pair in prompt.fold().deep.items():
+            cache.update(*(part.transpose(0, 1)[None] for part in pair), site)
+        with torch.no_grad():
+            expected = plain(
+                torch.tensor([real]),
+                past_key_values=cache,
+                position_ids=torch.arange(len(real))[None] + offset,
+                output_attentions=True,
+            ).attentions
+        for found, other in zip(said.attentions[0], expected, strict=True):
+            queries = found[row, :, -len(real) :]
+            both = torch.cat([queries[..., :2], queries[..., -len(real) :]], dim=-1)
+            torch.testing.assert_close(both[None], other, rtol=1e-4, atol=1e-5)
+            assert both[..., :2].max() > 0.1
 
 
 def test_beams_and_samples_stand_behind_their_rows():

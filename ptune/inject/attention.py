@@ -39,6 +39,8 @@ Queries = Float[Tensor, "lines heads tokens head_dim"]
 Keys = Float[Tensor, "lines kv_heads keys head_dim"]
 Values = Float[Tensor, "lines kv_heads keys value_dim"]
 Answers = Float[Tensor, "lines tokens heads value_dim"]
+# Of the prompt's keys first, where there is a deep prompt.
+Weights = Float[Tensor, "lines heads tokens slots_and_keys"]
 Flat = Float[Tensor, "flat heads head_dim"]
 # What a family adds to the scores of a group, made of its queries, its keys and where they stand.
 ScoreBias = Callable[[Tensor, Tensor, Seen], Float[Tensor, "lines heads tokens keys"]]
@@ -73,8 +75,10 @@ def packed(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
-) -> tuple[Answers, None]:
+) -> tuple[Answers, Weights | None]:
     """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks.
+
+    Its weights are never kept: rows of a pack have no keys in common.
 
     Keys of another side (cross-attention) may come in another number of lines.
     """
@@ -167,7 +171,7 @@ def attend(
         bias = bias_of(query, key, seen).to(query.dtype)
         mask = torch.where(mask, bias, float("-inf"))
     if softcap is not None or sinks is not None or _fused_is_slow(query, key):
-        return _attend_by_hand(query, key, value, mask, scaling, softcap, sinks)
+        return _attend_by_hand(query, key, value, mask, scaling, softcap, sinks)[0]
     if groups == 1:
         return functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
     # Grouped heads: stack the queries that share a key head instead of copying the keys.
@@ -199,8 +203,8 @@ def _attend_by_hand(
     scaling: float | None,
     softcap: float | None,
     sinks: Float[Tensor, " heads"] | None,
-) -> Float[Tensor, "lines heads tokens value_dim"]:
-    """What no fused kernel computes: capped scores, and sinks beside the keys."""
+) -> tuple[Float[Tensor, "lines heads tokens value_dim"], Weights]:
+    """What no fused kernel computes: capped scores, sinks beside the keys; and the weights."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
@@ -215,7 +219,8 @@ def _attend_by_hand(
         beside = sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, beside.to(scores)], dim=-1)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    return weights[..., : key.shape[2]] @ value
+    weights = weights[..., : key.shape[2]]
+    return weights @ value, weights
 
 
 def by_rows(
@@ -226,8 +231,11 @@ def by_rows(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
-) -> tuple[Answers, None]:
-    """Attention of ordinary rows, each with its deep prompt in front of the model's own keys."""
+) -> tuple[Answers, Weights | None]:
+    """Attention of ordinary rows, each with its deep prompt in front of the model's own keys.
+
+    Weights are given where they are asked for: of the prompt's keys first.
+    """
     injection = module.__dict__["_ptune"]
     call: Call = injection.call.on(query.device)
     bank = call.bank(injection.site(module), query.device)
@@ -247,15 +255,16 @@ def by_rows(
         key, value, attention_mask = _in_front(
             call, bank, key, value, attention_mask, front_bias, before
         )
-    if kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+    asked = injection.call.keeps_weights
+    if not asked and kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
         kwargs.pop("dropout", None)
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-    answer = _attend_by_hand(
+    answer, weights = _attend_by_hand(
         query, key, value, attention_mask, scaling, kwargs.get("softcap"), kwargs.get("s_aux")
     )
-    return answer.transpose(1, 2), None
+    return answer.transpose(1, 2), weights if asked else None
 
 
 def _split(bias: Tensor, keys: int) -> tuple[Tensor | None, Tensor]:

@@ -78,6 +78,7 @@ class Call:
         rows: for a pass by rows: the prompt of each row (repeated as `generate` repeats rows).
         first_virtual: the backbone's `num_embeddings`; ids from here on are virtual.
         record: where the probe collects keys and values; None in ordinary use.
+        keeps_weights: whether the pass under way was asked for its attention weights.
     """
 
     prompts: Sequence[PromptTensors]
@@ -85,6 +86,7 @@ class Call:
     rows: Int[Tensor, " rows"] | None
     first_virtual: int
     record: list[tuple[nn.Module, dict[str, object]]] | None = None
+    keeps_weights: bool = False
     counts: dict[int, int] = field(default_factory=dict)
     banks: dict[int, Bank] = field(default_factory=dict)
     _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)

@@ -1,7 +1,10 @@
-"""What a model cannot give while prompts are injected, and says so instead of giving it wrong.
+"""What callers ask of a model with prompts that it does not give by itself, or not rightly.
 
-    model.generate(ids, output_attentions=True)       # refused: ptune's attention keeps no weights
+    model.generate(ids, output_attentions=True)       # the weights, a deep prompt's keys first
     model.generate(ids, assistant_model=small)        # the small one reads padding for virtual ids
+
+Weights of a packed batch are refused, and those of a model whose attention gives none away, before
+anyone takes an empty answer for an answer.
 
 An assistant proposes, and the model decides: what it says is the same with any. One that has a
 tokenizer of its own gets the rows as text, which virtual ids are not, and is refused.
@@ -23,12 +26,22 @@ from ptune.inject.sides import input_embeddings
 
 
 def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[], None]]:
-    """Refuse such requests from here on; returns what undoes it.
+    """See to such requests from here on; returns what undoes it.
 
     Args:
         call: what gives the pass under way.
     """
-    undo = [model.register_forward_pre_hook(_no_weights, with_kwargs=True).remove]
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _ask_for_weights(call(), bool(kwargs.get("output_attentions")))
+
+    def after(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
+        _check_weights(call(), module, answer)
+
+    undo = [
+        model.register_forward_pre_hook(before, with_kwargs=True).remove,
+        model.register_forward_hook(after).remove,
+    ]
     generate = getattr(model, "generate", None)
     if generate is None:
         return undo
@@ -70,9 +83,25 @@ def _virtual(call: Call, ids: Any) -> bool:
     return isinstance(ids, Tensor) and bool((ids >= call.first_virtual).any())
 
 
-def _no_weights(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if kwargs.get("output_attentions"):
+def _ask_for_weights(call: Call | None, asked: bool) -> None:
+    """Let ptune's attention keep its weights for this pass, or refuse."""
+    if call is None:
+        return  # the model's own attention
+    if asked and call.batch is not None:
         raise BackboneError(
-            "Attention weights were asked of a model with prompts, and ptune's attention keeps "
-            "none. Leave output_attentions out."
+            "Attention weights were asked of a packed batch, whose rows have no keys in common. "
+            "Ask for them in `generate`, or leave output_attentions out."
+        )
+    call.keeps_weights = asked
+
+
+def _check_weights(call: Call | None, module: nn.Module, answer: Any) -> None:
+    """Refuse to hand out weights that are not there."""
+    if call is None or not call.keeps_weights:
+        return
+    found = getattr(answer, "attentions", None) or getattr(answer, "decoder_attentions", None)
+    if not found or any(weights is None for weights in found):
+        raise BackboneError(
+            f"Attention weights were asked of {type(module).__name__}, whose attention gives none "
+            "away. Leave output_attentions out."
         )

@@ -58,7 +58,7 @@ def forward(
     slope = slopes(module.num_heads).to(query.device)
     scaling = module.inv_norm_factor
     if attention.is_packed(module):
-        answer, _ = attention.packed(
+        answer, weights = attention.packed(
             module, query, key, value, None, scaling=scaling, alibi_slopes=slope
         )
     else:
@@ -66,10 +66,10 @@ def forward(
             bias = alibi.view(lines, module.num_heads, 1, -1).to(query.dtype)
             attention_mask = bias.masked_fill(~attention_mask, torch.finfo(query.dtype).min)
         front = partial(rising, slope)
-        answer, _ = attention.by_rows(
+        answer, weights = attention.by_rows(
             module, query, key, value, attention_mask, scaling=scaling, front_bias=front
         )
-    return residual + module.dense(answer.reshape(lines, tokens, -1)), None
+    return residual + module.dense(answer.reshape(lines, tokens, -1)), weights
 
 
 def gelu(module: Any, x: Tensor) -> Tensor:

@@ -45,10 +45,12 @@ def forward(
     bias = None if alibi is None else partial(_rising, module)
     if attention.is_packed(module):
         score_bias = bias and partial(_in_pack, bias)
-        answer, _ = attention.packed(module, query, key, value, None, score_bias=score_bias)
+        answer, weights = attention.packed(module, query, key, value, None, score_bias=score_bias)
     else:
-        answer, _ = attention.by_rows(module, query, key, value, attention_mask, front_bias=bias)
-    return module.dense(answer.reshape(lines, tokens, -1)), None
+        answer, weights = attention.by_rows(
+            module, query, key, value, attention_mask, front_bias=bias
+        )
+    return module.dense(answer.reshape(lines, tokens, -1)), weights
 
 
 def _rising(module: Any, place: Int[Tensor, "rows keys"]) -> Float[Tensor, "rows heads keys"]:

@@ -21,13 +21,13 @@ def attend(
     key: attention.Keys,
     value: attention.Values,
     attention_mask: Tensor | None = None,
-) -> tuple[attention.Queries, None]:
+) -> tuple[attention.Queries, Tensor | None]:
     """What `_attn` computes, by ptune's attention."""
     scaling = float(1 / module.scale_attn)
     compute = attention.packed if attention.is_packed(module) else attention.by_rows
     key, value = key.to(query), value.to(query)
-    answer, _ = compute(module, query, key, value, attention_mask, scaling=scaling)
-    return answer.transpose(1, 2), None
+    answer, weights = compute(module, query, key, value, attention_mask, scaling=scaling)
+    return answer.transpose(1, 2), weights
 
 
 def attend_locally(
@@ -36,18 +36,18 @@ def attend_locally(
     key: attention.Keys,
     value: attention.Values,
     attention_mask: Tensor | None = None,
-) -> tuple[attention.Queries, None]:
+) -> tuple[attention.Queries, Tensor | None]:
     """What GPT-Neo's `_attn` computes, by ptune's attention."""
     window = module.config.window_size if module.attention_type == "local" else None
     if attention.is_packed(module):
-        answer, _ = attention.packed(
+        answer, weights = attention.packed(
             module, query, key, value, None, scaling=1.0, sliding_window=window
         )
     else:
         if attention_mask is not None and window is not None:
             attention_mask = attention_mask & _near(query.shape[2], key.shape[2], window, query)
-        answer, _ = attention.by_rows(module, query, key, value, attention_mask, scaling=1.0)
-    return answer.transpose(1, 2), None
+        answer, weights = attention.by_rows(module, query, key, value, attention_mask, scaling=1.0)
+    return answer.transpose(1, 2), weights
 
 
 def _near(tokens: int, keys: int, window: int, like: Tensor) -> Bool[Tensor, "tokens keys"]:

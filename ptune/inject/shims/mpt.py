@@ -44,7 +44,7 @@ def forward(
     past_key_values: Any = None,
     attention_mask: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "lines tokens hidden"], None]:
+) -> tuple[Float[Tensor, "lines tokens hidden"], Tensor | None]:
     """What `MptAttention.forward` computes, by ptune's attention."""
     lines, tokens, _ = hidden_states.shape
     fused = module.Wqkv(hidden_states)
@@ -57,17 +57,17 @@ def forward(
     slope = slopes(module.n_heads).to(query.device)
     scaling = module.softmax_scale
     if attention.is_packed(module):
-        answer, _ = attention.packed(
+        answer, weights = attention.packed(
             module, query, key, value, None, scaling=scaling, alibi_slopes=slope
         )
     else:
         if attention_mask is not None:
             attention_mask = _biased(attention_mask, slope, query.dtype)
         front = partial(rising, slope)
-        answer, _ = attention.by_rows(
+        answer, weights = attention.by_rows(
             module, query, key, value, attention_mask, scaling=scaling, front_bias=front
         )
-    return module.out_proj(answer.reshape(lines, tokens, -1)), None
+    return module.out_proj(answer.reshape(lines, tokens, -1)), weights
 
 
 def _biased(
