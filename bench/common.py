@@ -198,6 +198,8 @@ def numbers(text: str) -> list[int]:
     ([0, 1, 2], [4], [0, 2, 3, 4])
     """
     if text.isdecimal():
+        if not int(text):
+            raise SystemExit('seeds: "0" is a count, so nothing would be measured. Seed 0: "0,".')
         return list(range(int(text)))
     found: list[int] = []
     for part in filter(None, text.split(",")):
