@@ -78,6 +78,6 @@ def test_a_baseline_is_not_measured_again_when_a_prompts_default_changes(tmp_pat
     assert before != session._key("run", task, "LoRA", recipe.changed(epochs=9), None)
 
 
-def test_no_seeds_at_all_are_refused():
+def test_no_seeds_at_all_are_refused(common):
     with pytest.raises(SystemExit, match=r'^seeds: "0" is a count, .* Seed 0: "0,"\.$'):
         common.numbers("0")
