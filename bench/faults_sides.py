@@ -21,9 +21,10 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
 from ptune.errors import PtuneError
+from ptune.generation import generate
 from ptune.heads import ClassificationHead
 from ptune.prompt import SoftPrompt
-from ptune.run import generate, run
+from ptune.run import run
 
 sys.path.append(str(PROJECT / "tests" / "oracles"))
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
+from ptune.generation import generate
 from ptune.inject import Words
-from ptune.run import Read, generate, run
+from ptune.run import Read, run
 from ptune.tasks import Example, Prediction, Task
 from ptune.tasks.flat import lengths_of
 from ptune.tasks.task import ByMargin, InPasses, Search, Searching

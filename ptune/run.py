@@ -8,12 +8,12 @@ Training, evaluation and serving all come through here, so that what is served i
 evaluated. Knows no task and no template.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ptune.backbone import Backbone
@@ -124,17 +124,17 @@ def _prepared(
     backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch
 ) -> tuple[Call, dict[str, Any]]:
     """What a pass over a batch shares with its hooks, and the arguments of the model."""
-    _check_sites(backbone, prompts)
+    check_sites(backbone, prompts)
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
-    ids = _with_virtual_ids(batch.ids, batch.prompt, call)
+    ids = call.virtual(batch.ids, batch.prompt)
     other = batch.decoder
-    decoded = None if other is None else _with_virtual_ids(other.ids, other.prompt, call)
-    first = backbone.geometry.first_position + _offsets(prompts, batch.prompt)
+    decoded = None if other is None else call.virtual(other.ids, other.prompt)
+    first = backbone.geometry.first_position + call.moves(batch.prompt)
     return call, inputs_of(batch, ids, backbone.geometry.takes, first, decoder_ids=decoded)
 
 
-def _check_sites(backbone: Backbone, prompts: Sequence[PromptTensors]) -> None:
+def check_sites(backbone: Backbone, prompts: Sequence[PromptTensors]) -> None:
     """Refuse keys and values for which this backbone has no place."""
     count = len(backbone.geometry.sites)
     if any(site >= count for prompt in prompts for site in prompt.deep):
@@ -142,18 +142,6 @@ def _check_sites(backbone: Backbone, prompts: Sequence[PromptTensors]) -> None:
             f'"{backbone.name}" has {count or "no"} attention sites, and this prompt has keys and '
             "values for others. Use the backbone that it was made for."
         )
-
-
-def _with_virtual_ids(
-    ids: Int[Tensor, "lines tokens"], prompt: Int[Tensor, "lines tokens"], call: Call
-) -> Int[Tensor, "lines tokens"]:
-    """Give every prompt its own ids: `-1 - slot` becomes `num_embeddings + offset + slot`."""
-    offsets = torch.tensor(call.offsets(), device=ids.device)
-    return torch.where(ids < 0, call.first_virtual + offsets[prompt] - 1 - ids, ids)
-
-
-def _offsets(prompts: Sequence[PromptTensors], prompt: Int[Tensor, "..."]) -> Tensor:
-    return torch.tensor([p.offset for p in prompts], device=prompt.device)[prompt]
 
 
 @torch.no_grad()
@@ -195,146 +183,3 @@ def keys_values_of(
 
 def _tokens_first(heads: Tensor) -> Float[Tensor, "slots kv_heads head_dim"]:
     return heads[0].transpose(0, 1).float().contiguous()
-
-
-@torch.no_grad()
-def generate(
-    backbone: Backbone,
-    prompts: Sequence[PromptTensors],
-    sequences: Sequence[TokenSequence],
-    *,
-    max_new_tokens: int,
-    beams: int = 1,
-    length_penalty: float = 1.0,
-) -> list[list[int]]:
-    """Continue each sequence greedily or by beams, with the model's own `generate`.
-
-    An encoder-decoder continues the decoder side of each.
-
-    Args:
-        beams: 1 takes the most likely token at every step.
-        length_penalty: of beams: a finished one counts as its log-probability divided by its length
-            to this power.
-    Returns:
-        The new tokens of each sequence, up to and without the end token.
-    """
-    _check_sites(backbone, prompts)
-    search = {
-        "max_new_tokens": max_new_tokens,
-        "num_beams": beams,
-        "length_penalty": length_penalty if beams > 1 else None,
-    }
-    if not backbone.geometry.two_sided:
-        return _generated(backbone, prompts, sequences, search)
-    # Decoders are not padded: not every one of them can be told where its rows begin.
-    alike: dict[tuple[int, int], list[int]] = {}
-    for row, sequence in enumerate(sequences):
-        begins = prompts[sequence.prompt].offset
-        alike.setdefault((len(sequence.answered.ids), begins), []).append(row)
-    answers: dict[int, list[int]] = {}
-    for rows in alike.values():
-        made = _generated(backbone, prompts, [sequences[row] for row in rows], search)
-        answers |= zip(rows, made, strict=True)
-    return [answers[row] for row in range(len(sequences))]
-
-
-def _generated(
-    backbone: Backbone,
-    prompts: Sequence[PromptTensors],
-    sequences: Sequence[TokenSequence],
-    search: dict[str, Any],
-) -> list[list[int]]:
-    end = backbone.tokenizer.eos_token_id
-    padding = backbone.tokenizer.pad_token_id
-    padding = (end or 0) if padding is None else padding
-    rows = torch.tensor([s.prompt for s in sequences], device=backbone.device)
-    call = Call(prompts, None, rows, backbone.geometry.num_embeddings)
-    call.build_banks(backbone.dtype, backbone.device)
-    two_sided = backbone.geometry.two_sided
-    ids, mask = _padded(call, [s.ids for s in sequences], padding, left=not two_sided)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if two_sided:
-        inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
-    inputs |= {} if two_sided else _positions(backbone, call, mask)
-    with backbone.injected() as injection, injection.serving(call):
-        answer = backbone.model.generate(
-            **inputs,
-            **search,
-            **_PLAIN,
-            **({"decoder_start_token_id": backbone.decoder_start} if two_sided else {}),
-            eos_token_id=end,
-            pad_token_id=padding,
-            synced_gpus=backbone.sharded,  # all processes go on until the last one is done
-        )
-    said = inputs.get("decoder_input_ids", ids).shape[1]
-    new = answer[:, said:].tolist()
-    return [row[: row.index(end)] if end in row else row for row in new]
-
-
-def _positions(backbone: Backbone, call: Call, mask: Int[Tensor, "rows tokens"]) -> dict[str, Any]:
-    """Where prompts move the text: positions; else the model counts as `run` does."""
-    if call.rows is None or not any(prompt.offset for prompt in call.prompts):
-        return {}
-    first = backbone.geometry.first_position + _offsets(call.prompts, call.rows)[:, None]
-    return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0) + first}
-
-
-@torch.no_grad()
-def continue_rows(
-    backbone: Backbone,
-    prompt: PromptTensors,
-    ids: Int[Tensor, "rows tokens"],
-    mask: Int[Tensor, "rows tokens"],
-    options: Mapping[str, Any],
-) -> Any:
-    """The model's own `generate`, with `options` of its own, on rows as they are.
-
-    Args:
-        ids, mask: padded on the left; `-1 - slot` is a virtual token of the prompt of all rows.
-    Returns:
-        What it returns; its rows begin with `ids`, virtual tokens above the vocabulary.
-    """
-    _check_sites(backbone, [prompt])
-    rows = torch.zeros(len(ids), dtype=torch.long, device=backbone.device)
-    call = Call([prompt], None, rows, backbone.geometry.num_embeddings)
-    call.build_banks(backbone.dtype, backbone.device)
-    ids, mask = ids.to(backbone.device), mask.to(backbone.device)
-    asked = {"input_ids": _with_virtual_ids(ids, torch.zeros_like(ids), call)}
-    asked |= {"attention_mask": mask, **_positions(backbone, call, mask)}
-    with backbone.injected() as injection, injection.serving(call):
-        return backbone.model.generate(**asked, **options)
-
-
-# Whatever the model's own file says: an answer is what `run` finds most likely.
-_PLAIN = {
-    "do_sample": False,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "early_stopping": False,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "output_attentions": False,
-    "return_dict_in_generate": False,
-}
-
-
-def _padded(
-    call: Call, rows: Sequence[tuple[int, ...]], padding: int, *, left: bool = False
-) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows tokens"]]:
-    """Rows as `generate` takes them, and which of their ids are real."""
-    assert call.rows is not None
-    width = max(len(ids) for ids in rows)
-    pads = [width - len(ids) for ids in rows]
-    filled = [
-        [padding] * count + list(ids) if left else list(ids) + [padding] * count
-        for ids, count in zip(rows, pads, strict=True)
-    ]
-    real = [
-        [0] * count + [1] * (width - count) if left else [1] * (width - count) + [0] * count
-        for count in pads
-    ]
-    ids = torch.tensor(filled, device=call.rows.device)
-    ids = _with_virtual_ids(ids, call.rows[:, None].expand(ids.shape), call)
-    return ids, torch.tensor(real, device=call.rows.device)

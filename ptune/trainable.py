@@ -22,7 +22,8 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import Encoder, KeysValues, PrefixEncoder
 from ptune.errors import ConfigError
-from ptune.run import continue_rows, run
+from ptune.generation import continue_rows
+from ptune.run import run
 
 # What the loss passes over, as everywhere in transformers.
 IGNORED = -100
@@ -225,56 +226,93 @@ class PromptedBackbone(nn.Module):
 
     def generate(
         self,
-        input_ids: Int[Tensor, "batch tokens"],
+        input_ids: Int[Tensor, "batch tokens"] | None = None,
         attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "batch tokens width"] | None = None,
         **options: Any,
     ) -> Any:
         """Continue rows behind the folded prompt, with the model's own `generate`.
 
         Args:
             attention_mask: 0 at padding, on the left; None without padding.
+            inputs_embeds: what the model's embedding would give, in place of `input_ids`.
             options: transformers' own: `max_new_tokens`, `num_beams`, `cache_implementation`,
                 `prompt_lookup_num_tokens`, `assistant_model`, `past_key_values` of an earlier
                 answer, ...
         Returns:
-            What the model's own `generate` returns: the rows as they were given, and what is said
-            behind them. Of a cache in it, the virtual tokens are a part; of attention weights
-            (`output_attentions`), too, and at a deep prompt's sites its keys come first.
+            What the model's own `generate` returns: the ids as they were given, and what is said
+            behind them; behind vectors, what is said. Of a cache in it, the virtual tokens are a
+            part; of attention weights (`output_attentions`), too, and at a deep prompt's sites its
+            keys come first.
         Raises:
-            ConfigError: the backbone continues no texts, or a row ends in padding.
+            ConfigError: the backbone continues no texts, or none from vectors; both or none of
+                `input_ids` and `inputs_embeds` are given; a row ends in padding.
         """
-        if not self.backbone.geometry.causal:
-            raise ConfigError(
-                f'"{self.backbone.name}" is an encoder, which continues no text. Load a decoder.'
-            )
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        texts = self._texts(input_ids, inputs_embeds)
+        real = attention_mask
+        if real is None:
+            real = torch.ones(texts.shape[:2], dtype=torch.long, device=texts.device)
         if len(ends := (real[:, -1] == 0).nonzero()):
             raise ConfigError(
                 f"Row {int(ends[0])} ends in padding, behind which nothing can be said. Pad rows "
                 "on the left (tokenizer.padding_side = 'left')."
             )
         prompt = self.prompt.fold()
-        ids, mask = self._placed(input_ids, real)
-        said = continue_rows(self.backbone, prompt, ids, mask, options)
+        whole, mask = self._placed(texts, real, prompt.vectors)
+        said = continue_rows(self.backbone, prompt, whole, mask, options)
+        if input_ids is None:
+            return said
         rows = said if isinstance(said, Tensor) else said.sequences
         given = input_ids.to(rows).repeat_interleave(len(rows) // len(input_ids), dim=0)
-        rows = torch.cat([given, rows[:, ids.shape[1] :]], dim=1)
+        rows = torch.cat([given, rows[:, whole.shape[1] :]], dim=1)
         if isinstance(said, Tensor):
             return rows
         said.sequences = rows
         return said
 
+    def _texts(
+        self,
+        ids: Int[Tensor, "batch tokens"] | None,
+        vectors: Float[Tensor, "batch tokens width"] | None,
+    ) -> Int[Tensor, "batch tokens"] | Float[Tensor, "batch tokens width"]:
+        """What is given of the two, where the backbone can continue it."""
+        name = self.backbone.name
+        if not self.backbone.geometry.causal:
+            raise ConfigError(f'"{name}" is an encoder, which continues no text. Load a decoder.')
+        if vectors is not None and self.backbone.geometry.also_embedding:
+            raise ConfigError(
+                f'"{name}" reads token ids in its layers as well, so vectors alone are not enough '
+                "for it. Give input_ids."
+            )
+        given = [one for one in (ids, vectors) if one is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                f"generate: {'both' if given else 'none'} of input_ids and inputs_embeds are "
+                "given. Give one of them."
+            )
+        return given[0]
+
     def _placed(
-        self, ids: Int[Tensor, "batch tokens"], real: Int[Tensor, "batch tokens"]
-    ) -> tuple[Int[Tensor, "batch whole"], Int[Tensor, "batch whole"]]:
-        """The rows with virtual tokens, column by column as they were: a cache goes on fitting."""
-        slots = 0 if self.prompt.shallow is None else self.prompt.shallow.slots
-        virtual = -1 - torch.arange(slots, device=ids.device)
+        self,
+        texts: Int[Tensor, "batch tokens"] | Float[Tensor, "batch tokens width"],
+        real: Int[Tensor, "batch tokens"],
+        vectors: Float[Tensor, "slots width"] | None,
+    ) -> tuple[Tensor, Int[Tensor, "batch whole"]]:
+        """The rows with virtual tokens, column by column as they were: a cache goes on fitting.
+
+        Args:
+            vectors: of the prompt, which stand for themselves among vectors.
+        """
+        slots = 0 if vectors is None else len(vectors)
+        virtual = -1 - torch.arange(slots, device=texts.device)
+        if texts.is_floating_point():
+            virtual = texts[0, :0] if vectors is None else vectors.to(texts)
         rows, masks = [], []
-        for row, keep in zip(ids, real, strict=True):
+        for row, keep in zip(texts, real, strict=True):
             at = int((keep.cumsum(0) <= self.after).sum())
             rows.append(torch.cat([row[:at], virtual.to(row), row[at:]]))
-            masks.append(torch.cat([keep[:at], torch.ones_like(virtual).to(keep), keep[at:]]))
+            masks.append(torch.cat([keep[:at], keep.new_ones(slots), keep[at:]]))
         return torch.stack(rows), torch.stack(masks)
 
     def _sequence(self, ids: list[int], slots: int) -> TokenSequence:

@@ -1,5 +1,7 @@
 """The model's own `generate`, with the ways to decode that ptune leaves to it."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -9,8 +11,9 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import EmbeddingEncoder, KeysValues, PrefixEncoder
 from ptune.errors import BackboneError, ConfigError
+from ptune.generation import generate
 from ptune.inject import Call
-from ptune.run import _with_virtual_ids, generate, run
+from ptune.run import run
 from ptune.trainable import PromptedBackbone, TrainablePrompt
 
 ROWS = ((-1, -2, 12, 40, 33, 17, 25, 61, 8, 90, 54), (12, 77, 5))
@@ -41,7 +44,7 @@ def generated(b, chosen=(0, 1), **options):
     call.build_banks(b.dtype, b.device)
     width = max(len(ROWS[row]) for row in chosen)
     ids = torch.tensor([[0] * (width - len(ROWS[row])) + list(ROWS[row]) for row in chosen])
-    ids = _with_virtual_ids(ids, at[:, None].expand(ids.shape), call)
+    ids = call.virtual(ids, at[:, None].expand(ids.shape))
     settings = {"do_sample": False, "max_new_tokens": NEW, "min_new_tokens": NEW} | options
     with b.injected() as injection, injection.serving(call), torch.no_grad():
         answer = b.model.generate(
@@ -335,6 +338,52 @@ def test_weights_of_a_deep_prompt_are_those_of_a_cache_that_begins_with_it(name,
             both = torch.cat([queries[..., :2], queries[..., -len(real) :]], dim=-1)
             torch.testing.assert_close(both[None], other, rtol=1e-4, atol=1e-5)
             assert both[..., :2].max() > 0.1
+
+
+@pytest.mark.parametrize("row", [LONG, SHORT])
+@pytest.mark.parametrize(("after", "offset"), [(0, 0), (2, 3)])
+@pytest.mark.parametrize("name", [*FAMILIES, "gemma2-window-4"])
+def test_behind_vectors_the_same_is_said_as_behind_their_ids(name, after, offset, row):
+    model = prompted(name, after, offset)
+    pads = len(LONG) - len(row)
+    ids = torch.tensor([[0] * pads + row, LONG])
+    mask = torch.tensor([[0] * pads + [1] * len(row), [1] * len(LONG)])
+    vectors = model.backbone.model.get_input_embeddings()(ids).detach()
+    said = model.generate(inputs_embeds=vectors, attention_mask=mask, **PLAIN)
+    assert said.tolist() == model.generate(ids, mask, **PLAIN)[:, len(LONG) :].tolist()
+    assert said[0].tolist() == by_hand(model, row)[len(row) :]
+
+
+def test_behind_vectors_a_deep_prompt_alone_is_heard():
+    model = prompted("llama")
+    model.prompt.shallow = None
+    vectors = model.backbone.model.get_input_embeddings()(torch.tensor([LONG])).detach()
+    said = model.generate(inputs_embeds=vectors, **PLAIN)
+    assert said[0].tolist() == by_hand(model, LONG)[len(LONG) :]
+
+
+def test_both_or_none_of_ids_and_vectors_are_refused():
+    model, ids = prompted("llama"), torch.tensor([LONG])
+    vectors = torch.zeros(1, len(LONG), 32)
+    said = "generate: {} of input_ids and inputs_embeds are given. Give one of them."
+    with pytest.raises(ConfigError) as error:
+        model.generate(ids, inputs_embeds=vectors)
+    assert str(error.value) == said.format("both")
+    with pytest.raises(ConfigError) as error:
+        model.generate(**PLAIN)
+    assert str(error.value) == said.format("none")
+
+
+def test_vectors_are_refused_by_a_model_whose_layers_read_ids(monkeypatch):
+    model = prompted("llama")
+    geometry = replace(model.backbone.geometry, also_embedding=("model.per_layer",))
+    monkeypatch.setattr(model.backbone, "geometry", geometry)
+    with pytest.raises(ConfigError) as error:
+        model.generate(inputs_embeds=torch.zeros(1, 2, 32))
+    assert str(error.value) == (
+        '"LlamaForCausalLM" reads token ids in its layers as well, so vectors alone are not '
+        "enough for it. Give input_ids."
+    )
 
 
 def test_beams_and_samples_stand_behind_their_rows():

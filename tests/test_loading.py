@@ -10,8 +10,9 @@ from ptune.api import Backbone
 from ptune.batch import TokenSequence
 from ptune.encoders import KeysValues
 from ptune.errors import BackboneError
+from ptune.generation import generate
 from ptune.inject import Call, attention, injected, stored
-from ptune.run import generate, run
+from ptune.run import run
 
 ROWS_OF_IDS = [
     TokenSequence((12, 40, 33, 17), reads=(0, 1, 2, 3)),

@@ -9,7 +9,8 @@ from ptune.batch import PromptTensors, TokenSequence
 from ptune.doctor import examine
 from ptune.encoders import KeysValues
 from ptune.errors import BackboneError
-from ptune.run import generate, run
+from ptune.generation import generate
+from ptune.run import run
 
 peft = pytest.importorskip("peft")
 # Its own calls of what transformers has renamed.

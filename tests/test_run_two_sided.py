@@ -12,7 +12,8 @@ from tiny import ENCODER_DECODERS, backbone
 from ptune.batch import Branch, PromptTensors, TokenSequence, pack
 from ptune.encoders import KeysValues
 from ptune.errors import BackboneError
-from ptune.run import generate, keys_values_of, run
+from ptune.generation import generate
+from ptune.run import keys_values_of, run
 
 ROW = (12, 40, 33, 17, 25, 61, 8, 90, 54, 71, 66, 35, 44)
 SHORT = (12, 77, 5)

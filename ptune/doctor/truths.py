@@ -17,7 +17,8 @@ from ptune.doctor.finding import Finding, Outcome
 from ptune.doctor.patient import Patient, difference
 from ptune.doctor.stand_ins import by_stand_ins
 from ptune.errors import BackboneError
-from ptune.run import generate, run
+from ptune.generation import generate
+from ptune.run import run
 
 NEW_TOKENS = 6
 BEAMS = 3

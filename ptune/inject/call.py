@@ -106,6 +106,17 @@ class Call:
             total += 0 if prompt.vectors is None else len(prompt.vectors)
         return offsets
 
+    def virtual(
+        self, ids: Int[Tensor, "lines tokens"], prompt: Int[Tensor, "lines tokens"]
+    ) -> Int[Tensor, "lines tokens"]:
+        """Give every prompt its own ids: `-1 - slot` becomes `first_virtual + offset + slot`."""
+        offsets = torch.tensor(self.offsets(), device=ids.device)
+        return torch.where(ids < 0, self.first_virtual + offsets[prompt] - 1 - ids, ids)
+
+    def moves(self, prompt: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """By how much its prompt moves the tokens of each place."""
+        return torch.tensor([one.offset for one in self.prompts], device=prompt.device)[prompt]
+
     @property
     def moved(self) -> int:
         """By how much prompts move the decoder's tokens, at most; rows of `generate` all so."""

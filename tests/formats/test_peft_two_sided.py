@@ -17,8 +17,9 @@ from ptune.encoders import KeysValues
 from ptune.errors import ArtifactError
 from ptune.formats import export_peft, import_peft
 from ptune.formats.two_sided import decoder_sites
+from ptune.generation import generate
 from ptune.prompt import SoftPrompt
-from ptune.run import generate, run
+from ptune.run import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

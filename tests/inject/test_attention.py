@@ -7,10 +7,11 @@ from oracles.naive_attention import NaiveAttention
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
+from ptune.generation import generate
 from ptune.inject import attention
 from ptune.inject.attention import attend
 from ptune.inject.call import Seen
-from ptune.run import generate, run
+from ptune.run import run
 
 
 def inputs(dtype, *, heads=4, kv_heads=4):

@@ -12,7 +12,8 @@ from tiny import SMALL, tokenizer
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
-from ptune.run import generate, keys_values_of, run
+from ptune.generation import generate
+from ptune.run import keys_values_of, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 from families import make

@@ -14,7 +14,7 @@ from tiny_runs import DEEP, HEAD, ROWS, log_of, tensors_of, train
 from ptune import sharding
 from ptune.api import Backbone
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.run import generate
+from ptune.generation import generate
 
 TESTS = Path(__file__).parents[1]
 # A pass for nearly every row, and rows of several lengths: the processes have different numbers.

@@ -1,0 +1,166 @@
+"""To go on behind a prompt: the model's own `generate`.
+
+    generate(backbone, prompts, sequences, max_new_tokens=5)    # rows of several prompts, greedily
+    continue_rows(backbone, prompt, ids, mask, options)         # one prompt, any option there is
+
+Rows pass the model as they are, not packed: its cache and its ways to search are made for rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ptune.backbone import Backbone
+from ptune.batch import PromptTensors, TokenSequence
+from ptune.inject import Call
+from ptune.run import check_sites
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    sequences: Sequence[TokenSequence],
+    *,
+    max_new_tokens: int,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+) -> list[list[int]]:
+    """Continue each sequence greedily or by beams, with the model's own `generate`.
+
+    An encoder-decoder continues the decoder side of each.
+
+    Args:
+        beams: 1 takes the most likely token at every step.
+        length_penalty: of beams: a finished one counts as its log-probability divided by its length
+            to this power.
+    Returns:
+        The new tokens of each sequence, up to and without the end token.
+    """
+    check_sites(backbone, prompts)
+    search = {
+        "max_new_tokens": max_new_tokens,
+        "num_beams": beams,
+        "length_penalty": length_penalty if beams > 1 else None,
+    }
+    if not backbone.geometry.two_sided:
+        return _generated(backbone, prompts, sequences, search)
+    # Decoders are not padded: not every one of them can be told where its rows begin.
+    alike: dict[tuple[int, int], list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        begins = prompts[sequence.prompt].offset
+        alike.setdefault((len(sequence.answered.ids), begins), []).append(row)
+    answers: dict[int, list[int]] = {}
+    for rows in alike.values():
+        made = _generated(backbone, prompts, [sequences[row] for row in rows], search)
+        answers |= zip(rows, made, strict=True)
+    return [answers[row] for row in range(len(sequences))]
+
+
+def _generated(
+    backbone: Backbone,
+    prompts: Sequence[PromptTensors],
+    sequences: Sequence[TokenSequence],
+    search: dict[str, Any],
+) -> list[list[int]]:
+    end = backbone.tokenizer.eos_token_id
+    padding = backbone.tokenizer.pad_token_id
+    padding = (end or 0) if padding is None else padding
+    rows = torch.tensor([s.prompt for s in sequences], device=backbone.device)
+    call = Call(prompts, None, rows, backbone.geometry.num_embeddings)
+    call.build_banks(backbone.dtype, backbone.device)
+    two_sided = backbone.geometry.two_sided
+    ids, mask = _padded(call, [s.ids for s in sequences], padding, left=not two_sided)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if two_sided:
+        inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
+    inputs |= {} if two_sided else _positions(backbone, call, mask)
+    with backbone.injected() as injection, injection.serving(call):
+        answer = backbone.model.generate(
+            **inputs,
+            **search,
+            **_PLAIN,
+            **({"decoder_start_token_id": backbone.decoder_start} if two_sided else {}),
+            eos_token_id=end,
+            pad_token_id=padding,
+            synced_gpus=backbone.sharded,  # all processes go on until the last one is done
+        )
+    said = inputs.get("decoder_input_ids", ids).shape[1]
+    new = answer[:, said:].tolist()
+    return [row[: row.index(end)] if end in row else row for row in new]
+
+
+def _positions(backbone: Backbone, call: Call, mask: Int[Tensor, "rows tokens"]) -> dict[str, Any]:
+    """Where prompts move the text: positions; else the model counts as `run` does."""
+    if call.rows is None or not any(prompt.offset for prompt in call.prompts):
+        return {}
+    first = backbone.geometry.first_position + call.moves(call.rows)[:, None]
+    return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0) + first}
+
+
+@torch.no_grad()
+def continue_rows(
+    backbone: Backbone,
+    prompt: PromptTensors,
+    texts: Int[Tensor, "rows tokens"] | Float[Tensor, "rows tokens width"],
+    mask: Int[Tensor, "rows tokens"],
+    options: Mapping[str, Any],
+) -> Any:
+    """The model's own `generate`, with `options` of its own, on rows as they are.
+
+    Args:
+        texts, mask: padded on the left. Ids, of which `-1 - slot` is a virtual token of the prompt
+            of all rows; or vectors, with those of the prompt among them.
+    Returns:
+        What it returns: rows that begin with the ids, virtual tokens above the vocabulary.
+    """
+    check_sites(backbone, [prompt])
+    rows = torch.zeros(len(texts), dtype=torch.long, device=backbone.device)
+    call = Call([prompt], None, rows, backbone.geometry.num_embeddings)
+    call.build_banks(backbone.dtype, backbone.device)
+    texts, mask = texts.to(backbone.device), mask.to(backbone.device)
+    asked = {"attention_mask": mask, **_positions(backbone, call, mask)}
+    if texts.is_floating_point():
+        asked["inputs_embeds"] = texts.to(backbone.dtype)
+    else:
+        asked["input_ids"] = call.virtual(texts, torch.zeros_like(texts))
+    with backbone.injected() as injection, injection.serving(call):
+        return backbone.model.generate(**asked, **options)
+
+
+# Whatever the model's own file says: an answer is what `run` finds most likely.
+_PLAIN = {
+    "do_sample": False,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "early_stopping": False,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "output_attentions": False,
+    "return_dict_in_generate": False,
+}
+
+
+def _padded(
+    call: Call, rows: Sequence[tuple[int, ...]], padding: int, *, left: bool = False
+) -> tuple[Int[Tensor, "rows tokens"], Int[Tensor, "rows tokens"]]:
+    """Rows as `generate` takes them, and which of their ids are real."""
+    assert call.rows is not None
+    width = max(len(ids) for ids in rows)
+    pads = [width - len(ids) for ids in rows]
+    filled = [
+        [padding] * count + list(ids) if left else list(ids) + [padding] * count
+        for ids, count in zip(rows, pads, strict=True)
+    ]
+    real = [
+        [0] * count + [1] * (width - count) if left else [1] * (width - count) + [0] * count
+        for count in pads
+    ]
+    ids = torch.tensor(filled, device=call.rows.device)
+    ids = call.virtual(ids, call.rows[:, None].expand(ids.shape))
+    return ids, torch.tensor(real, device=call.rows.device)
