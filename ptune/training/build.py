@@ -28,8 +28,9 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.schedule import Batching, ByRows, ByTokens, Plan
 from ptune.training.thawed import trained_weights
 
-# With fewer steps than this a prompt has not settled; see `default_epochs`.
-FEW_STEPS = 300
+# With fewer steps than this a prompt has not settled; see `default_epochs`. Of 300 to 1,500 rows it
+# learned clearly more in about 1,000 steps than in 300; of 50 rows no more in 240 than in 60.
+FEW_STEPS = 1000
 
 
 def build_prompt(
