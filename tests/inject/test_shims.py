@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from oracles.stand_ins import FusedStandIns, StandIns
 from tiny import SMALL, tokenizer
 
 from ptune.backbone import Backbone
@@ -55,82 +56,12 @@ def deep(b, seed=2):
     )
 
 
+def parts(b, prompt):
+    return b.body, [site.name for site in b.geometry.sites], prompt.deep
+
+
 def equal(one, other, tolerance=2e-5):
     torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
-
-
-class StandIns:
-    """The row with `SLOTS` more tokens behind it, whose keys and values are the prompt's.
-
-    The untouched model computes it; hooks on its projections put the prompt in, and what it adds
-    to the scores for distances is made zero there. (What these tokens ask themselves is not read.)
-    """
-
-    def __init__(self, b, prompt, names, bias_name):
-        self.b, self.prompt, self.names, self.bias_name = b, prompt, names, bias_name
-
-    def states(self, ids):
-        undo = []
-        for site, where in enumerate(self.b.geometry.sites):
-            module, pair = self.b.body.get_submodule(where.name), self.prompt.deep[site]
-            undo += self.put(module, pair)
-        holder = self.holder()
-        own = getattr(type(holder), self.bias_name, None)
-        if own is not None:
-            setattr(type(holder), self.bias_name, self.without_distances(own))
-        try:
-            row = torch.tensor([[*ids, *[7] * SLOTS]])
-            with torch.no_grad():
-                return self.b.body(input_ids=row).last_hidden_state[0, : len(ids)]
-        finally:
-            for handle in undo:
-                handle.remove()
-            if own is not None:
-                setattr(type(holder), self.bias_name, own)
-
-    def holder(self):
-        return next(m for m in self.b.body.modules() if hasattr(type(m), self.bias_name))
-
-    def put(self, module, pair):
-        def hook(tensor):
-            def replaced(inner, args, output):
-                # (The same projections make the tables of distances: those have other lengths.)
-                if output.shape[1] != len(ROW) + SLOTS:
-                    return None
-                output = output.clone()
-                output[0, -SLOTS:] = tensor.flatten(1)
-                return output
-
-            return replaced
-
-        key, value = (getattr(module, name) for name in self.names)
-        return [
-            key.register_forward_hook(hook(pair.keys)),
-            value.register_forward_hook(hook(pair.values)),
-        ]
-
-    @staticmethod
-    def without_distances(own):
-        def made(*args, **kwargs):
-            bias = own(*args, **kwargs).clone()
-            bias[..., -SLOTS:] = 0
-            return bias
-
-        return made
-
-
-class FusedStandIns(StandIns):
-    """The same for one projection that makes queries, keys and values of each head in turn."""
-
-    def put(self, module, pair):
-        def replaced(inner, args, output):
-            heads = output.clone().view(1, output.shape[1], module.num_attention_heads, -1)
-            width = heads.shape[-1] // 3
-            heads[0, -SLOTS:, :, width : 2 * width] = pair.keys
-            heads[0, -SLOTS:, :, 2 * width :] = pair.values - module.v_bias.view(1, -1, width)
-            return heads.flatten(2)
-
-        return [module.in_proj.register_forward_hook(replaced)]
 
 
 @pytest.mark.parametrize("name", ["deberta-v2", "deberta-v3"])
@@ -139,20 +70,23 @@ def test_debertas_deep_prompt_is_as_tokens_without_a_distance(name):
     if name == "deberta-v2":  # tokens behind the row would reach it through the convolution
         b.body.encoder.conv = None
     prompt = deep(b)
-    oracle = StandIns(b, prompt, ("key_proj", "value_proj"), "disentangled_attention_bias")
+    oracle = StandIns(*parts(b, prompt), ("key_proj", "value_proj"), "disentangled_attention_bias")
     equal(states(b, ROW, prompt), oracle.states(ROW))
 
 
 def test_the_first_debertas_deep_prompt_is_as_tokens_without_a_distance():
     b = backbone("deberta")
     prompt = deep(b)
-    equal(states(b, ROW, prompt), FusedStandIns(b, prompt, (), "disentangled_att_bias").states(ROW))
+    equal(
+        states(b, ROW, prompt),
+        FusedStandIns(*parts(b, prompt), (), "disentangled_att_bias").states(ROW),
+    )
 
 
 def test_mpnets_deep_prompt_is_as_tokens_without_a_distance():
     b = backbone("mpnet")
     prompt = deep(b)
-    oracle = StandIns(b, prompt, ("k", "v"), "compute_position_bias")
+    oracle = StandIns(*parts(b, prompt), ("k", "v"), "compute_position_bias")
     equal(states(b, ROW, prompt), oracle.states(ROW))
 
 
