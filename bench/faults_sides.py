@@ -4,6 +4,7 @@ Tiny random models; prompts in PEFT and the same numbers in ptune; rows laid sid
 embeddings and run by the model's own body; an attention written with loops.
 """
 
+import copy
 import sys
 import tempfile
 import warnings
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.encoders import KeysValues
+from ptune.encoders import EmbeddingEncoder, KeysValues, LSTMEncoder, PrefixEncoder
 from ptune.errors import PtuneError
 from ptune.generation import generate
 from ptune.heads import ClassificationHead
 from ptune.prompt import SoftPrompt
-from ptune.run import run
+from ptune.run import keys_values_of, run
+from ptune.trainable import BackboneWeights, TrainablePrompt
 
 sys.path.append(str(PROJECT / "tests" / "oracles"))
 
@@ -64,7 +66,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "electra": lambda: hf.ElectraConfig(**SMALL, embedding_size=16),
     "albert": lambda: hf.AlbertConfig(**SMALL, embedding_size=16),
     "modernbert": lambda: hf.ModernBertConfig(**SMALL, cls_token_id=2, sep_token_id=3),
-    "deberta": lambda: hf.DebertaV2Config(**SMALL),
+    "deberta": lambda: hf.DebertaV2Config(
+        **SMALL, relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=4
+    ),
     "t5": lambda: hf.T5Config(
         vocab_size=VOCABULARY,
         d_model=32,
@@ -337,6 +341,7 @@ def saved_head() -> Side:
 def deep_as_by_hand(name: str, sites: Sequence[int] | None = None) -> Side:
     """A deep prompt beside an attention written with loops."""
     from naive_attention import NaiveAttention
+    from stand_ins import StandIns
 
     task = "CAUSAL_LM" if name == "llama" else "FEATURE_EXTRACTION"
     model = base(name, task)
@@ -344,11 +349,107 @@ def deep_as_by_hand(name: str, sites: Sequence[int] | None = None) -> Side:
         backbone = backbone_of(model)
     except PtuneError as error:
         return {"right": None, "said": f"{name}: refused ({_reason(error)})"}
-    deep = random_deep(backbone, sites=sites)
+    deep, what = random_deep(backbone, sites=sites), f"{name}: "
     sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
     found = ours(backbone, [PromptTensors(deep=deep)], [sequence], "states")
+    if name == "deberta":  # it makes its own scores: tokens behind the row stand in
+        names = [site.name for site in backbone.geometry.sites]
+        made = (("key_proj", "value_proj"), "disentangled_attention_bias")
+        return differs(found, StandIns(model.base_model, names, deep, *made).states(LONG), what)
     with NaiveAttention(model, deep) as by_hand:
         right = model.base_model(input_ids=torch.tensor([LONG])).last_hidden_state[0]
-    if not by_hand.layer:  # its attention does not go through the interface
-        return {"right": None, "said": f"{name}: runs; no attention by hand here to compare with"}
-    return differs(found, right, f"{name}: ")
+    assert by_hand.layer == len(backbone.geometry.sites)
+    return differs(found, right, what)
+
+
+def beside_lora() -> tuple[Side, Side]:
+    """A prompt on a LoRA that is to be trained with it: in PEFT which is left to be trained.
+
+    In ptune the gradients of both, beside autograd through the model on rows laid side by side.
+    """
+    import peft
+
+    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    stacked = peft.get_peft_model(base("llama", "CAUSAL_LM"), lora)
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=N)
+    parts = dict(peft.get_peft_model(stacked, prompt).named_parameters())
+    left = sum(weight.requires_grad for name, weight in parts.items() if "lora_" in name)
+    every = sum("lora_" in name for name in parts)
+    said = f"a prompt on a LoRA leaves {left} of its {every} matrices to be trained"
+
+    model = peft.inject_adapter_in_model(lora, base("llama", "CAUSAL_LM"))
+    right_model = copy.deepcopy(model)
+    backbone = backbone_of(model)
+    table = torch.randn(N, 32, generator=torch.Generator().manual_seed(8))
+    shallow = EmbeddingEncoder(N, 32, initial=table)
+    trained = TrainablePrompt(shallow=shallow, backbone=BackboneWeights(backbone, adapters=True))
+    with torch.enable_grad():
+        found = ours(backbone, [trained.tensors()], [row(LONG), row(SHORT)], "logits")
+        found.square().sum().backward()
+        leaf = table.clone().requires_grad_()
+        states = [alone(right_model, [leaf, ids])[-1] for ids in (LONG, SHORT)]
+        right_model.lm_head(torch.stack(states)).square().sum().backward()
+    ours_by_name = dict(model.named_parameters())
+    pairs = [
+        (ours_by_name[name].grad, weight.grad)
+        for name, weight in right_model.named_parameters()
+        if "lora_" in name
+    ]
+    vectors = next(shallow.parameters()).grad * shallow.scale
+    flat = [torch.cat([one.flatten() for one in side]) for side in zip(*pairs, strict=True)]
+    own = [
+        differs(part / (size := by_hand.abs().max()), by_hand / size, f"{name} (to {size:.0e}): ")
+        for name, part, by_hand in (
+            ("LoRA's gradient beside a prompt", *flat),
+            ("the prompt's beside LoRA", vectors, leaf.grad),
+        )
+    ]
+    return {"right": left == every, "said": said}, both(*own)
+
+
+def starts() -> Side:
+    """What ptune's encoders give before the first step, beside the text that they start from."""
+    generator = torch.Generator().manual_seed(9)
+    model = base("llama", "CAUSAL_LM")
+    text = model.get_input_embeddings()(torch.tensor(LONG[:N])).detach()
+    lstm = LSTMEncoder(N, 32, initial=text, generator=generator)
+    backbone = backbone_of(model)
+    real = keys_values_of(backbone, LONG[:N]).deep
+    shapes = [site.shape for site in backbone.geometry.sites]
+    prefix = PrefixEncoder(
+        N, shapes, projection=16, initial=list(real.values()), generator=generator
+    )
+    split = prefix.eval().split(prefix(torch.arange(N)[None])[0])
+    found = torch.cat([torch.cat([k.flatten(), v.flatten()]) for k, v in split])
+    right = torch.cat([torch.cat([k.flatten(), v.flatten()]) for k, v in real.values()])
+    return both(
+        differs(lstm(torch.arange(N)[None])[0], text, "LSTM that starts at a text: "),
+        differs(found, right, "projected prefix that starts at a text's keys and values: "),
+    )
+
+
+def unequal_lengths() -> Side:
+    """Two keys in the first layer and four in the second, beside loops."""
+    from naive_attention import NaiveAttention
+
+    model = base("llama", "CAUSAL_LM")
+    backbone = backbone_of(model)
+    deep = random_deep(backbone)
+    deep[0] = KeysValues(*(part[:2] for part in deep[0]))
+    sequence = TokenSequence(LONG, reads=tuple(range(len(LONG))))
+    found = ours(backbone, [PromptTensors(deep=deep)], [sequence], "states")
+    with NaiveAttention(model, deep):
+        right = model.base_model(input_ids=torch.tensor([LONG])).last_hidden_state[0]
+    return differs(found, right, "a length a layer: ")
+
+
+def dropped() -> Side:
+    """Dropout on keys and values while training, none in use."""
+    backbone = backbone_of(base("llama", "CAUSAL_LM"))
+    shapes = [site.shape for site in backbone.geometry.sites]
+    prefix = PrefixEncoder(N, shapes, dropout=0.5, generator=torch.Generator().manual_seed(9))
+    at = torch.arange(N)[None]
+    zeros = float((prefix.train()(at) == 0).float().mean())
+    right = 0.3 < zeros < 0.7 and bool((prefix.eval()(at) != 0).all())
+    said = f"dropout of 0.5: {100 * zeros:.0f} % of the prefix is 0 in training, none in use"
+    return {"right": right, "said": said}

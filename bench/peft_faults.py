@@ -38,40 +38,37 @@ from faults_sides import (
     LONG,
     SHORT,
     VIRTUAL,
-    VOCABULARY,
     N,
     Side,
     alone,
     backbone_of,
     base,
     behind_a_window,
+    beside_lora,
     both,
     checkpointed_gradient,
     deep_as_by_hand,
     differs,
+    dropped,
     ours,
     padded,
     raises,
     row,
     saved_head,
+    starts,
     stepwise,
     two_prompts,
     two_sided_by_hand,
+    unequal_lengths,
     vectors_of,
     wrapped,
 )
 from torch import Tensor, nn
 
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.encoders import LSTMEncoder
-from ptune.inject import Call
+from ptune.encoders import EmbeddingEncoder, LSTMEncoder
+from ptune.trainable import PromptedBackbone, TrainablePrompt
 
-# Said below the table: parts of items that no side was measured on.
-LEFT_OUT = (
-    "not measured: compiled decoding, inputs_embeds and several turns in ptune's generate (12); "
-    "weighted prompts, and prompts with LoRA, in ptune (11); text starts, dropout and no-op starts "
-    "(13)"
-)
 ITEMS: dict[str, tuple[str, Callable[[], tuple[Side, Side]]]] = {}
 
 
@@ -403,74 +400,116 @@ def windows() -> tuple[Side, Side]:
 def combined() -> tuple[Side, Side]:
     made, _ = two_prompts(base("llama", "CAUSAL_LM"))
     weighted = raises(lambda: made.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both"))
-    mixed = mixed_batch()
-    theirs = both({**mixed[0], "said": f"a prompt a row: {mixed[0]['said']}"}, weighted)
-    said = f"a prompt a row: {mixed[1]['said']}; the rest not measured here"
-    own = {"right": None if mixed[1]["right"] else False, "said": said}
-    return theirs, own
+    mixed, lora = mixed_batch(), beside_lora()
+    theirs, own = ({**side, "said": f"a prompt a row: {side['said']}"} for side in mixed)
+    none = {"right": False, "said": "prompts are not weighted or merged"}
+    return both(theirs, weighted, lora[0]), both(own, none, lora[1])
 
 
-@item("12", "Static cache, prompt lookup, chunked prefill in generate")
+@item("12", "Ways of generate: caches, compiled, look-up, in chunks, several turns, vectors")
 def generating() -> tuple[Side, Side]:
     model = base("llama", "CAUSAL_LM")
     made = wrapped(model, "P", "CAUSAL_LM")
     table = vectors_of(made)
-    right = greedy_by_hand(model, table)
-    backbone, ids = backbone_of(model), torch.tensor([LONG])
-    call = Call([PromptTensors(table)], None, torch.tensor([0]), VOCABULARY)
-    call.build_banks(torch.float32, torch.device("cpu"))
-    whole = torch.tensor([[*range(VOCABULARY, VOCABULARY + N), *LONG]])
-
-    def theirs(**more: Any) -> list[int]:
-        found = made.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
-        return found[0, ids.shape[1] :].tolist()
-
-    def own(**more: Any) -> list[int]:
-        with backbone.injected() as injection, injection.serving(call):
-            found = model.generate(input_ids=whole, attention_mask=torch.ones_like(whole), **more)
-        return found[0, whole.shape[1] :].tolist()
-
-    said = each_way(own, right)
-    said["said"] += " (transformers' generate inside ptune's hooks)"
-    return each_way(theirs, right), said
+    prompt = TrainablePrompt(shallow=EmbeddingEncoder(N, 32, initial=table))
+    ours = PromptedBackbone(backbone_of(base("llama", "CAUSAL_LM")), prompt)
+    return each_way(made.generate, model, table), each_way(ours.generate, model, table)
 
 
-WAYS: dict[str, dict[str, Any]] = {
-    "static cache": {"cache_implementation": "static"},
-    "prompt lookup": {"prompt_lookup_num_tokens": 2},
-    "chunked prefill": {"prefill_chunk_size": 3},
-    "no cache": {"use_cache": False},
+def compiled() -> dict[str, Any]:
+    """Decoding that is compiled, on a CPU too."""
+    config = hf.CompileConfig(fullgraph=False, mode="default")
+    config._compile_all_devices = True
+    return {"cache_implementation": "static", "compile_config": config}
+
+
+WAYS: dict[str, Callable[[], dict[str, Any]]] = {
+    "static cache": lambda: {"cache_implementation": "static"},
+    "compiled": compiled,
+    "prompt lookup": lambda: {"prompt_lookup_num_tokens": 2},
+    "chunked prefill": lambda: {"prefill_chunk_size": 3},
+    "no cache": lambda: {"use_cache": False},
 }
 
 
-def greedy_by_hand(model: Any, table: Tensor) -> list[int]:
+def greedy_by_hand(model: Any, table: Tensor, given: Sequence[int] = LONG) -> list[int]:
     """Five tokens by plain forwards, none of them the end."""
-    row = list(LONG)
+    row = list(given)
     for _ in range(5):
         logits = model.lm_head(alone(model, [table, row])[-1])
         logits[3] = -torch.inf  # min_new_tokens keeps the end token away
         row.append(int(logits.argmax()))
-    return row[len(LONG) :]
+    return row[len(given) :]
 
 
-def each_way(generate_with: Callable[..., list[int]], right: list[int]) -> Side:
+PLAIN: dict[str, Any] = {
+    "max_new_tokens": 5,
+    "min_new_tokens": 5,
+    "do_sample": False,
+    "pad_token_id": 0,
+}
+
+
+def each_way(generate: Callable[..., Any], model: Any, table: Tensor) -> Side:
     """Every way to generate, beside the tokens by hand."""
-    plain = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    right = greedy_by_hand(model, table)
+
+    def said_with(**more: Any) -> bool:
+        return asked(generate, LONG, **more)[0, len(LONG) :].tolist() == right
+
+    ways: dict[str, Callable[[], bool]] = {
+        name: lambda more=more: said_with(**more()) for name, more in WAYS.items()
+    }
+    ways["a second turn from the returned cache"] = lambda: second_turn(generate, model, table)
+    ways["inputs_embeds"] = lambda: from_vectors(generate, model) == right
     said = {}
-    for name, more in WAYS.items():
+    for name, way in ways.items():
         try:
-            said[name] = "right" if generate_with(**plain, **more) == right else "wrong"
+            said[name] = "right" if way() else "wrong"
         except Exception as error:
             said[name] = f"raises {type(error).__name__}"
     good = all(one == "right" for one in said.values())
     return {"right": good, "said": "; ".join(f"{k}: {v}" for k, v in said.items())}
 
 
-@item("13", "Prefixes at chosen layers alone")
+def asked(generate: Callable[..., Any], ids: Sequence[int], **more: Any) -> Any:
+    """What is generated behind a row."""
+    row = torch.tensor([list(ids)])
+    return generate(input_ids=row, attention_mask=torch.ones_like(row), **PLAIN, **more)
+
+
+def second_turn(generate: Callable[..., Any], model: Any, table: Tensor) -> bool:
+    """Whether a row that goes on behind the first answer is answered rightly from its cache."""
+    first = asked(generate, LONG, return_dict_in_generate=True)
+    longer = [*first.sequences[0].tolist(), *SHORT]
+    second = asked(generate, longer, past_key_values=first.past_key_values)
+    return bool(second[0, len(longer) :].tolist() == greedy_by_hand(model, table, longer))
+
+
+def from_vectors(generate: Callable[..., Any], model: Any) -> list[int]:
+    """What is said behind a row that is given as vectors."""
+    vectors = model.get_input_embeddings()(torch.tensor([LONG]))
+    mask = torch.ones(vectors.shape[:2], dtype=torch.long)
+    found = generate(inputs_embeds=vectors, attention_mask=mask, **PLAIN)
+    said: list[int] = found[0].tolist()
+    return said
+
+
+@item("13", "Prefixes of chosen layers, a length a layer, dropout, and where prompts start")
 def some_layers() -> tuple[Side, Side]:
     model = base("llama", "CAUSAL_LM")
-    theirs = raises(lambda: wrapped(model, "X", "CAUSAL_LM", num_layers=1)(**padded([LONG])))
-    return theirs, deep_as_by_hand("llama", sites=[1])
+    wanted: list[tuple[str, str, dict[str, Any]]] = [
+        ("one layer of two", "X", {"num_layers": 1}),
+        ("dropout on keys and values", "X", {"prefix_dropout": 0.1}),
+        ("P-tuning from a text", "P", {"prompt_tuning_init_text": "w7 w9"}),
+    ]
+    theirs, row = [], padded([LONG])
+    for what, kind, settings in wanted:
+        side = raises(lambda k=kind, s=settings: wrapped(model, k, "CAUSAL_LM", **s)(**row))
+        theirs.append({**side, "said": f"{what}: {side['said']}"})
+    none = {"right": False, "said": "no start that leaves the model's answers as they are"}
+    own = both(deep_as_by_hand("llama", sites=[1]), unequal_lengths(), dropped(), starts(), none)
+    return both(*theirs), own
 
 
 @item("14", "Widths found from the model: embeddings narrower than states")
@@ -511,7 +550,7 @@ def table(lines: Sequence[Line]) -> str:
         return "Not measured yet."
     done = markdown(["what", "PEFT", "ptune"], rows).replace("|---|---:|---:|", "|---|---|---|")
     note = "logits beside those computed by hand, largest difference in brackets"
-    said = settings_line(latest(lines, "bench"), "tiny random models, float32", note, LEFT_OUT)
+    said = settings_line(latest(lines, "bench"), "tiny random models, float32", note)
     return f"{done}\n\n{said}"
 
 
