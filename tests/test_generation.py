@@ -98,6 +98,20 @@ def test_repetition_is_punished_among_real_tokens_though_the_row_has_virtual_one
         ids += (token,)
 
 
+def test_a_row_of_virtual_tokens_alone_has_nothing_to_repeat():
+    b = tiny.backbone("llama")
+    call = Call(prompts_of(b)[:1], None, torch.tensor([0]), b.geometry.num_embeddings)
+    call.build_banks(b.dtype, b.device)
+    ids = call.virtual(torch.tensor([[-1, -2]]), torch.tensor([[0, 0]]))
+    with b.injected() as injection, injection.serving(call), torch.no_grad():
+        said = [
+            b.model.generate(ids, do_sample=False, max_new_tokens=1, pad_token_id=0, **more)
+            for more in ({}, {"repetition_penalty": 1.5})
+        ]
+    assert said[0].tolist() == said[1].tolist()
+    assert "_get_logits_processor" not in b.model.__dict__
+
+
 @pytest.mark.parametrize("row", [0, 1])
 def test_whatever_an_assistant_guesses_the_model_says_what_it_says_alone(row):
     b, small = tiny.backbone("llama"), tiny.model("llama", seed=1)

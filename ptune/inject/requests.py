@@ -7,17 +7,24 @@ Weights of a packed batch are refused, and those of a model whose attention give
 anyone takes an empty answer for an answer.
 
 An assistant proposes, and the model decides: what it says is the same with any. One that has a
-tokenizer of its own gets the rows as text, which virtual ids are not, and is refused.
+tokenizer of its own gets the rows as text, which virtual ids are not, and is refused. A repetition
+penalty looks its logits up by the ids of the row, and meets real ones alone.
 
 Ways to decode that need no second model (samples, beams, look-up in the prompt) are not met here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from ptune.errors import BackboneError
 from ptune.inject.call import Call
@@ -48,19 +55,69 @@ def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[]
 
     def checked(*args: Any, **kwargs: Any) -> Any:
         now, ids = call(), kwargs.get("input_ids", args[0] if args else None)
-        assistant = kwargs.get("assistant_model")
-        if assistant is None or now is None or not _virtual(now, ids):
+        if now is None or not _virtual(now, ids):
             return generate(*args, **kwargs)
-        if kwargs.get("assistant_tokenizer") is not None:
-            raise BackboneError(
-                "An assistant with a tokenizer of its own gets the rows as text, and virtual "
-                "tokens are none. Use an assistant with the model's tokenizer, or "
-                "prompt_lookup_num_tokens, which works with every prompt."
-            )
-        with _reading_padding(assistant, model, now.first_virtual):
+        with _spared(model, now.first_virtual, kwargs):
             return generate(*args, **kwargs)
 
     return [*undo, replace_method(model, "generate", checked)]
+
+
+@contextmanager
+def _spared(model: nn.Module, first_virtual: int, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Keep virtual tokens from those that do not know them: a penalty, and an assistant."""
+    with ExitStack() as stack:
+        stack.enter_context(_penalising_real_tokens(model, first_virtual))
+        assistant = asked.get("assistant_model")
+        if assistant is not None:
+            if asked.get("assistant_tokenizer") is not None:
+                raise BackboneError(
+                    "An assistant with a tokenizer of its own gets the rows as text, and virtual "
+                    "tokens are none. Use an assistant with the model's tokenizer, or "
+                    "prompt_lookup_num_tokens, which works with every prompt."
+                )
+            stack.enter_context(_reading_padding(assistant, model, first_virtual))
+        yield
+
+
+@contextmanager
+def _penalising_real_tokens(model: nn.Module, first_virtual: int) -> Iterator[None]:
+    """Let a repetition penalty pass over virtual tokens, which have no logits."""
+    made: Any = model._get_logits_processor
+
+    def build(*args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors: LogitsProcessorList = made(*args, **kwargs)
+        for at, processor in enumerate(processors):
+            if isinstance(processor, RepetitionPenaltyLogitsProcessor):
+                processors[at] = _AmongReal(processor, first_virtual)
+        return processors
+
+    undo = replace_method(model, "_get_logits_processor", build)
+    try:
+        yield
+    finally:
+        undo()
+
+
+class _AmongReal(LogitsProcessor):  # type: ignore[misc]
+    """A penalty that meets, in place of a virtual token, a real one that its row has anyway.
+
+    To count a token twice is to count it once, so nothing else changes.
+    """
+
+    def __init__(self, processor: RepetitionPenaltyLogitsProcessor, first_virtual: int) -> None:
+        self.processor, self.first_virtual = processor, first_virtual
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows tokens"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        virtual = input_ids >= self.first_virtual
+        if bool(virtual.all(dim=1).any()):
+            return scores  # a row has nothing to repeat yet
+        first = (~virtual).long().argmax(dim=1, keepdim=True)
+        ids = torch.where(virtual, input_ids.gather(1, first), input_ids)
+        penalised: Tensor = self.processor(ids, scores)
+        return penalised
 
 
 @contextmanager
