@@ -402,7 +402,8 @@ def table(lines: Sequence[Line], part: str | None = None) -> str:
 
 def _table(runs: Sequence[Line]) -> str:
     scores = _scores(runs)
-    head = ["method", "trained", *_shown(runs), "seeds", "lr", "steps"]
+    shown = _shown(runs)
+    head = ["method", "trained", *shown, f"{shown[0]}, held out", "seeds", "lr", "steps"]
     rows = []
     for method in dict.fromkeys(run["method"] for run in runs):
         found = [run for run in runs if run["method"] == method]
@@ -413,12 +414,19 @@ def _table(runs: Sequence[Line]) -> str:
                 method,
                 f"{found[0]['trained']:,}" if trains else "-",
                 *(mean_spread([run["test"][name] for run in found]) for name in scores),
+                _held_out(found, scores[0]),
                 str(len(found)) if trains else "-",
                 ", ".join(f"{rate:g}" for rate in sorted(rates)) if trains else "-",
                 f"{max(run['steps'] for run in found)}" if trains else "-",
             ]
         )
     return "\n".join([markdown(head, rows), "", _note(runs)])
+
+
+def _held_out(runs: Sequence[Line], name: str) -> str:
+    """The score of the rows that the epoch was chosen on: like those that were trained on."""
+    found = [run["held_out"][name] for run in runs if name in run["held_out"]]
+    return mean_spread(found) if len(found) == len(runs) else "-"
 
 
 def _scores(runs: Sequence[Line]) -> tuple[str, ...]:
