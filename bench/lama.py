@@ -30,6 +30,7 @@ from common import (
     latest,
     machine,
     markdown,
+    older,
     options,
     read_lines,
     settings_line,
@@ -63,6 +64,7 @@ def measure(args: Namespace) -> None:
             line = {"bench": "lama", "model": args.model, "relation": name, "method": method}
             line |= {"words": len(words), "test_share": TEST_SHARE, "settings": TRAINING}
             line |= {"of": len(order), "result": found[name], **machine(args.threads)}
+            line |= {"average": recipe.resolved().average}
             write_line(args.json, line)
 
 
@@ -104,7 +106,8 @@ def _means(lines: Sequence[Line], scored: Sequence[Line]) -> str:
         f"batch {ours['settings']['batch_size']}; one run each"
     )
     head = ["", "P@1", "P@10", "MRR"]
-    return f"{markdown(head, rows)}\n\n{settings_line(lines, said)}"
+    prompts = [line for line in lines if line["method"] != METHODS[0]]
+    return f"{markdown(head, rows)}\n\n{settings_line(lines, said, *older(prompts))}"
 
 
 def _by_relation(scored: Sequence[Line]) -> str:

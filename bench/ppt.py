@@ -31,6 +31,7 @@ from common import (
     machine,
     markdown,
     numbers,
+    older,
     options,
     read_lines,
     settings_line,
@@ -118,6 +119,7 @@ def measure(args: Namespace) -> list[Line]:
                     "pretext_epochs": args.pretext_epochs,
                     "pretext_accuracy": pretext,
                     "scores": found.scores,
+                    "average": found.prompt.settings["average"],
                     **machine(args.threads),
                 }
                 write_line(args.json, line)
@@ -145,7 +147,7 @@ def table(lines: Sequence[Line]) -> str:
         f"{100 * first['pretext_accuracy']:.1f} on held-out ones"
     )
     head = ["start", "RTE, 32 rows: accuracy", "by seed"]
-    return "\n".join([markdown(head, rows), "", settings_line(kept, more)])
+    return "\n".join([markdown(head, rows), "", settings_line(kept, more, *older(kept))])
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from common import (
     markdown,
     mean_spread,
     numbers,
+    older,
     options,
     read_lines,
     require_peft,
@@ -100,7 +101,10 @@ def measure(args: Namespace) -> Iterator[Line]:
     """One line of results a side, as soon as it is there."""
     import torch
 
+    from ptune.config import Recipe
+
     torch.set_num_threads(args.threads)
+    average = Recipe.make().resolved().average
     backbone = trained()
     rows = reversing(TRAIN + HELD_OUT + TEST)
     parts = rows[:TRAIN], rows[TRAIN : TRAIN + HELD_OUT], rows[TRAIN + HELD_OUT :]
@@ -113,7 +117,8 @@ def measure(args: Namespace) -> Iterator[Line]:
     for name, settings in OWN.items():
         if name not in args.sides:
             continue
-        yield common | {"side": name} | _best(own_side(backbone, parts, settings, args))
+        best = _best(own_side(backbone, parts, settings, args))
+        yield common | {"side": name, "average": average} | best
     for name, config in PEERS.items():
         if name not in args.sides:
             continue
@@ -340,7 +345,8 @@ def table(lines: Sequence[Line]) -> str:
         f"{seeds} seeds",
         f"a T5 of {lines[0]['parameters']:,} parameters",
     ]
-    return f"{shown}\n\n{settings_line(lines, *said)}"
+    prompts = [line for line in lines if line["side"] in OWN]
+    return f"{shown}\n\n{settings_line(lines, *said, *older(prompts))}"
 
 
 if __name__ == "__main__":
