@@ -175,8 +175,9 @@ def table(lines: Sequence[Line]) -> str:
     if not kept:
         return "Nothing was measured yet."
     plain = {line["method"]: line for line in kept if line["side"] == "peft" and _plain(line)}
-    head = ["method", "format", "side", "s / step", "fastest .. slowest", "x floor", "PEFT fp32 /",
-            "PEFT here /", "peak GB", "loss, first .. last"]  # fmt: skip
+    head = ["method", "format", "side", "s / step", "fastest .. slowest", "times the floor",
+            "times as fast as PEFT fp32", "as PEFT here", "peak GB",
+            "loss, first .. last"]  # fmt: skip
     rows = []
     for line in kept:
         here = next(
@@ -214,10 +215,10 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
     for method in dict.fromkeys(line["method"] for line in lines):
         yield check_losses([line for line in lines if line["method"] == method])
     yield (
-        "`PEFT here` is PEFT in float32 for float32, and PEFT in bf16 autocast for the others. "
-        "`x floor`: seconds over 4 x body parameters x real tokens (prompt once) + 4 x vocabulary "
-        "x hidden x read positions, at the matrix peak of the same run. ptune labels has another "
-        "loss: ptune's default, over the label words."
+        "`as PEFT here`: as PEFT in float32 for float32, and as PEFT in bf16 autocast for the "
+        "others. `times the floor`: seconds over 4 x body parameters x real tokens (prompt once) + "
+        "4 x vocabulary x hidden x read positions, at the matrix peak of the same run. ptune "
+        "labels has another loss: ptune's default, over the label words."
     )
     rates = {("float32" if _plain(line) else "bfloat16"): line["gflops"] for line in lines}
     said = "; ".join(

@@ -451,5 +451,7 @@ def dropped() -> Side:
     at = torch.arange(N)[None]
     zeros = float((prefix.train()(at) == 0).float().mean())
     right = 0.3 < zeros < 0.7 and bool((prefix.eval()(at) != 0).all())
-    said = f"dropout of 0.5: {100 * zeros:.0f} % of the prefix is 0 in training, none in use"
+    said = (
+        f"dropout of 0.5: {'right' if right else 'wrong'} ({100 * zeros:.0f} % are 0 in training)"
+    )
     return {"right": right, "said": said}

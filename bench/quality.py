@@ -41,7 +41,7 @@ from torch import Tensor
 import ptune
 from ptune.config import Recipe
 from ptune.data import Rows, draw_rows, load_rows, split_rows
-from ptune.training.build import default_epochs
+from ptune.training.build import FEW_STEPS, MOST_EPOCHS, default_epochs
 from ptune.training.learner import LESS_IS_BETTER
 from ptune.training.schedule import Plan, lr_share
 
@@ -466,10 +466,20 @@ def _older(runs: Sequence[Line]) -> list[str]:
     """Which prompts were measured with defaults that are no longer the defaults."""
     trained = [run for run in runs if run["trained"]]
     prompts = [run for run in trained if run["settings"].get("method") in PROMPTS]
-    methods = dict.fromkeys(run["method"] for run in prompts if "average" not in run["settings"])
-    if not methods:
-        return []
-    return [f"{', '.join(methods)}: measured before ptune kept the mean of the last steps"]
+    last = dict.fromkeys(run["method"] for run in prompts if "average" not in run["settings"])
+    short = dict.fromkeys(run["method"] for run in prompts if _is_short(run))
+    said = []
+    if last:
+        said.append(f"{', '.join(last)}: measured before ptune kept the mean of the last steps")
+    if short:
+        said.append(f"{', '.join(short)}: in fewer steps than ptune's default takes now")
+    return said
+
+
+def _is_short(run: Line) -> bool:
+    asked = run.get("asked", {"epochs": True})
+    default = asked["epochs"] is None and asked["max_steps"] is None
+    return default and run["steps"] < FEW_STEPS and run["settings"]["epochs"] < MOST_EPOCHS
 
 
 def _or(values: Sequence[float]) -> str:

@@ -101,7 +101,8 @@ def table(lines: Sequence[Line]) -> str:
     if not kept:
         return "Nothing was measured yet."
     head = ["rows", "format", "side", "s / step", "fastest .. slowest", "tokens computed",
-            "x floor", "PEFT /", "peak GB", "loss, first .. last"]  # fmt: skip
+            "times the floor", "times as fast as PEFT", "peak GB",
+            "loss, first .. last"]  # fmt: skip
     rows = [row for line in kept for row in rows_in_table(line)]
     notes = [f"{line['task']}, {line['format']}: {' '.join(line['notes'])}" for line in kept]
     first = kept[0]

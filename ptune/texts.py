@@ -3,7 +3,7 @@
     truth      the parcel is late
     predicted  the parcel was late     -> {"exact_match": 0.0, "rouge1": 0.75, ..., "bleu": ...}
 
-ROUGE and BLEU are those of the packages `rouge-score` and `sacrebleu` (pip install 'ptune[text]'),
+ROUGE and BLEU are those of the packages `rouge-score` and `sacrebleu` (the extra `text`),
 which other people's figures come from; where a package is not installed, its scores are left out.
 All scores go from 0 to 1. Knows texts; no model.
 """
@@ -29,9 +29,7 @@ def check(metric: str | None) -> None:
     """
     if metric in _PACKAGES and not _there(metric):
         package = _PACKAGES[metric][1]
-        raise ConfigError(
-            f"metric = {metric} needs the package {package}: pip install 'ptune[text]'."
-        )
+        raise ConfigError(f"metric = {metric} needs the package {package}: pip install {package}.")
 
 
 def scores(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:

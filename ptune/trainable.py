@@ -27,6 +27,8 @@ from ptune.run import run
 
 # What the loss passes over, as everywhere in transformers.
 IGNORED = -100
+# Options of `generate` that count the tokens of a row and of what is said behind it.
+_LENGTHS = ("max_length", "min_length")
 
 
 class TrainablePrompt(nn.Module):
@@ -239,7 +241,8 @@ class PromptedBackbone(nn.Module):
             inputs_embeds: what the model's embedding would give, in place of `input_ids`.
             options: transformers' own: `max_new_tokens`, `num_beams`, `cache_implementation`,
                 `prompt_lookup_num_tokens`, `assistant_model`, `past_key_values` of an earlier
-                answer, ...
+                answer, ... Lengths count real tokens; those inside a `generation_config` and in
+                processors of your own count virtual ones as well.
         Returns:
             What the model's own `generate` returns: the ids as they were given, and what is said
             behind them; behind vectors, what is said. Of a cache in it, the virtual tokens are a
@@ -250,6 +253,8 @@ class PromptedBackbone(nn.Module):
                 `input_ids` and `inputs_embeds` are given; a row ends in padding.
         """
         texts = self._texts(input_ids, inputs_embeds)
+        if texts.is_floating_point():
+            texts = texts.to(self.backbone.dtype)
         real = attention_mask
         if real is None:
             real = torch.ones(texts.shape[:2], dtype=torch.long, device=texts.device)
@@ -260,7 +265,9 @@ class PromptedBackbone(nn.Module):
             )
         prompt = self.prompt.fold()
         whole, mask = self._placed(texts, real, prompt.vectors)
-        said = continue_rows(self.backbone, prompt, whole, mask, options)
+        slots = whole.shape[1] - texts.shape[1]
+        longer = {name: options[name] + slots for name in _LENGTHS if options.get(name)}
+        said = continue_rows(self.backbone, prompt, whole, mask, {**options, **longer})
         if input_ids is None:
             return said
         rows = said if isinstance(said, Tensor) else said.sequences

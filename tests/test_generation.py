@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+import transformers as hf
 from transformers import DynamicCache
 
 from ptune.backbone import Backbone
@@ -13,9 +14,11 @@ from ptune.encoders import EmbeddingEncoder, KeysValues, PrefixEncoder
 from ptune.errors import BackboneError, ConfigError
 from ptune.generation import generate
 from ptune.inject import Call
+from ptune.inject.requests import PassingOver
 from ptune.run import run
 from ptune.trainable import PromptedBackbone, TrainablePrompt
 
+WEIGHTS = {"output_attentions": True, "return_dict_in_generate": True}
 ROWS = ((-1, -2, 12, 40, 33, 17, 25, 61, 8, 90, 54), (12, 77, 5))
 NEW = 5
 
@@ -98,18 +101,67 @@ def test_repetition_is_punished_among_real_tokens_though_the_row_has_virtual_one
         ids += (token,)
 
 
-def test_a_row_of_virtual_tokens_alone_has_nothing_to_repeat():
-    b = tiny.backbone("llama")
-    call = Call(prompts_of(b)[:1], None, torch.tensor([0]), b.geometry.num_embeddings)
-    call.build_banks(b.dtype, b.device)
-    ids = call.virtual(torch.tensor([[-1, -2]]), torch.tensor([[0, 0]]))
-    with b.injected() as injection, injection.serving(call), torch.no_grad():
-        said = [
-            b.model.generate(ids, do_sample=False, max_new_tokens=1, pad_token_id=0, **more)
-            for more in ({}, {"repetition_penalty": 1.5})
-        ]
-    assert said[0].tolist() == said[1].tolist()
-    assert "_get_logits_processor" not in b.model.__dict__
+class ById:
+    """A penalty as transformers 5.17 has it: what it looks up must be there."""
+
+    def __call__(self, ids, scores):
+        return scores.scatter(1, ids, scores.gather(1, ids) - 1)
+
+
+def test_a_penalty_looks_virtual_tokens_up_in_a_spare_column():
+    ids = torch.tensor([[101, 102, 3, 101, 5], [0, 0, 102, 4, 4]])
+    scores = torch.zeros(2, 8)
+    found = PassingOver(ById(), first_virtual=100)(ids, scores)
+    assert found.shape == (2, 8)
+    assert (found != 0).nonzero().tolist() == [[0, 3], [0, 5], [1, 0], [1, 4]]
+    assert (PassingOver(ById(), 100)(torch.tensor([[101, 102]]), scores[:1]) == 0).all()
+
+
+def punished(model, ids, mask, **penalty):
+    """Which tokens' logits a penalty changes in the first step, row by row."""
+    plain = {**PLAIN, "output_scores": True, "return_dict_in_generate": True}
+    scores = [
+        model.generate(ids, attention_mask=mask, **plain, **more).scores[0]
+        for more in ({}, penalty)
+    ]
+    return [row.nonzero().flatten().tolist() for row in scores[0] != scores[1]]
+
+
+def test_a_penalty_passes_over_padding_as_the_plain_model_does():
+    model = prompted("llama")
+    pads = len(LONG) - len(SHORT)
+    ids = torch.tensor([LONG, [0] * pads + SHORT])
+    mask = torch.tensor([[1] * len(LONG), [0] * pads + [1] * len(SHORT)])
+    found = punished(model, ids, mask, repetition_penalty=1.5)
+    # (Some versions of transformers punish padding as well.)
+    assert found == punished(tiny.model("llama"), ids, mask, repetition_penalty=1.5)
+    assert found[0] == sorted(set(LONG))
+    assert set(found[1]) - {0} == set(SHORT)
+
+
+def test_a_penalty_for_leaving_the_row_passes_over_virtual_tokens():
+    model, ids = prompted("llama"), torch.tensor([LONG])
+    (found,) = punished(model, ids, torch.ones_like(ids), encoder_repetition_penalty=1.5)
+    assert found == sorted(set(LONG))
+    assert "_get_logits_processor" not in model.backbone.model.__dict__
+
+
+@pytest.mark.parametrize("after", [0, 2, 5])
+def test_look_up_ends_at_virtual_tokens_inside_the_text(after):
+    row = [*LONG, LONG[1]]  # what followed this token before: virtual tokens, where after is 2
+    model = prompted("llama", after)
+    said = model.generate(torch.tensor([row]), prompt_lookup_num_tokens=2, **PLAIN)
+    assert said[0].tolist() == by_hand(model, row)
+
+
+def test_lengths_count_real_tokens():
+    model, ids = prompted("llama"), torch.tensor([LONG])
+    whole = {"do_sample": False, "pad_token_id": 0}
+    said = model.generate(ids, max_length=13, min_length=13, **whole)
+    assert said[0].tolist() == by_hand(model, LONG, 4)
+    vectors = model.backbone.model.get_input_embeddings()(ids).detach()
+    said = model.generate(inputs_embeds=vectors, max_length=13, min_length=13, **whole)
+    assert said[0].tolist() == by_hand(model, LONG, 4)[len(LONG) :]
 
 
 @pytest.mark.parametrize("row", [0, 1])
@@ -183,6 +235,37 @@ def test_a_model_that_gives_no_weights_away_is_refused():
         "Attention weights were asked of LlamaForCausalLM, whose attention gives none away. Leave "
         "output_attentions out."
     )
+
+
+def test_weights_of_an_encoder_decoder_are_refused():
+    b = tiny.backbone("t5")
+    call = Call([PromptTensors()], None, torch.tensor([0]), b.geometry.num_embeddings)
+    call.build_banks(b.dtype, b.device)
+    asked = {"max_new_tokens": 1, **WEIGHTS}
+    with b.injected() as own, own.serving(call), pytest.raises(BackboneError) as error:
+        b.model.generate(torch.tensor([LONG]), **asked)
+    assert str(error.value) == (
+        "Attention weights were asked of an encoder-decoder with prompts, which gives them of "
+        "decoders alone. Leave output_attentions out."
+    )
+
+
+@pytest.mark.parametrize(
+    "guess", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": tiny.model("llama", 1)}],
+    ids=lambda guess: next(iter(guess)),
+)  # fmt: skip
+def test_weights_of_a_deep_prompt_are_refused_where_tokens_are_guessed(guess):
+    with pytest.raises(BackboneError) as error:
+        prompted("llama").generate(torch.tensor([LONG]), **PLAIN, **WEIGHTS, **guess)
+    assert str(error.value) == (
+        "Attention weights of a deep prompt were asked together with guessed tokens "
+        "(prompt_lookup_num_tokens, assistant_model, assistant_early_exit), for which transformers "
+        "cuts them. Leave one of the two out."
+    )
+    model = prompted("llama")
+    model.prompt.deep = None
+    said = model.generate(torch.tensor([LONG]), **PLAIN, **WEIGHTS, **guess)
+    assert said.attentions[0][0].shape == (1, 4, 12, 12)
 
 
 def test_a_models_own_wish_for_weights_and_dictionaries_does_not_reach_answers():
@@ -300,13 +383,44 @@ def test_a_second_turn_goes_on_from_the_returned_cache(name, offset):
     assert said[1, pads:].tolist() == by_hand(model, ids[1, pads:].tolist())
 
 
-WEIGHTS = {"output_attentions": True, "return_dict_in_generate": True}
+# Families with an attention of their own, beside those of `tiny`.
+STAND_INS = {
+    "gptj": lambda: hf.GPTJConfig(**OLD, rotary_dim=4, n_inner=48, eos_token_id=3, bos_token_id=2),
+    "gpt_neo": lambda: hf.GPTNeoConfig(
+        vocab_size=tiny.VOCABULARY, hidden_size=32, num_layers=3, num_heads=4, window_size=4,
+        attention_types=[[["global", "local", "global"], 1]], max_position_embeddings=64,
+        intermediate_size=48, eos_token_id=3, bos_token_id=2,
+    ),
+    "mpt": lambda: hf.MptConfig(
+        vocab_size=tiny.VOCABULARY, d_model=32, n_layers=3, n_heads=4, expansion_ratio=2,
+        max_seq_len=64, eos_token_id=3, bos_token_id=2,
+    ),
+    "falcon": lambda: hf.FalconConfig(
+        vocab_size=tiny.VOCABULARY, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_kv_heads=2, new_decoder_architecture=True, alibi=False, bias=True,
+        parallel_attn=True, eos_token_id=3, bos_token_id=2,
+    ),
+}  # fmt: skip
+OLD = {"vocab_size": tiny.VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 
 
-@pytest.mark.parametrize("name", tiny.DECODERS)
+def two_of(name):
+    """A backbone, and the plain model of the same numbers whose attention is eager."""
+    if name not in STAND_INS:
+        plain = tiny.model(name)
+        plain.set_attn_implementation("eager")
+        return tiny.backbone(name), plain
+    torch.manual_seed(0)
+    made = hf.AutoModelForCausalLM.from_config(STAND_INS[name]()).float().eval()
+    # Falcon's masks are those of the attention that it was made with.
+    plain = hf.AutoModelForCausalLM.from_config(STAND_INS[name](), attn_implementation="eager")
+    plain.float().eval().load_state_dict(made.state_dict())
+    return Backbone.load(made, tokenizer=tiny.tokenizer()), plain
+
+
+@pytest.mark.parametrize("name", [*tiny.DECODERS, *STAND_INS])
 def test_weights_of_virtual_tokens_are_those_of_the_plain_model_on_their_vectors(name):
-    b, plain = tiny.backbone(name), tiny.model(name)
-    plain.set_attn_implementation("eager")
+    b, plain = two_of(name)
     start = torch.randn(3, b.geometry.width, generator=torch.Generator().manual_seed(4))
     shallow = EmbeddingEncoder(3, b.geometry.width, initial=start)
     model = PromptedBackbone(b, TrainablePrompt(shallow=shallow), after=2)
@@ -318,9 +432,8 @@ def test_weights_of_virtual_tokens_are_those_of_the_plain_model_on_their_vectors
     first = len(LONG) + 3
     for step, found in enumerate(said.attentions):
         assert len(found) == 3
-        queries = slice(first) if step == 0 else slice(first + step - 1, first + step)
         for one, other in zip(found, expected, strict=True):
-            keys = slice(max(0, first + step - one.shape[3]), first + step)
+            queries, keys = (slice(first + step - size, first + step) for size in one.shape[2:])
             torch.testing.assert_close(one, other[:, :, queries, keys], rtol=1e-4, atol=1e-5)
 
 

@@ -126,7 +126,7 @@ def peer_side(workload: Workload, recipe: Recipe) -> Side:
 
 
 def _wrap(workload: Workload) -> Any:
-    """The backbone's model in PEFT's wrapper, in training mode as its users have it."""
+    """The backbone's model in PEFT's wrapper, whose prompt encoder is in training mode."""
     import peft
 
     recipe = workload.recipe

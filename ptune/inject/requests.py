@@ -1,16 +1,18 @@
 """What callers ask of a model with prompts that it does not give by itself, or not rightly.
 
     model.generate(ids, output_attentions=True)       # the weights, a deep prompt's keys first
+    model.generate(ids, repetition_penalty=1.2)       # virtual ids have no logits: passed over
+    model.generate(ids, prompt_lookup_num_tokens=3)   # what is looked up ends at a virtual id
     model.generate(ids, assistant_model=small)        # the small one reads padding for virtual ids
 
-Weights of a packed batch are refused, and those of a model whose attention gives none away, before
-anyone takes an empty answer for an answer.
+Weights are refused where they would be empty or cut: of a packed batch, of encoder-decoders, of a
+model whose attention gives none away, and of a deep prompt where tokens are guessed, because
+transformers then cuts a step's weights to as many keys as there are tokens.
 
 An assistant proposes, and the model decides: what it says is the same with any. One that has a
-tokenizer of its own gets the rows as text, which virtual ids are not, and is refused. A repetition
-penalty looks its logits up by the ids of the row, and meets real ones alone.
+tokenizer of its own gets the rows as text, which virtual ids are not, and is refused.
 
-Ways to decode that need no second model (samples, beams, look-up in the prompt) are not met here.
+Other ways to decode (samples, beams, caches, vectors in place of ids) are not met here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +22,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 from transformers.generation.logits_process import (
+    EncoderRepetitionPenaltyLogitsProcessor,
     LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -29,7 +34,13 @@ from transformers.generation.logits_process import (
 from ptune.errors import BackboneError
 from ptune.inject.call import Call
 from ptune.inject.forwards import replace_method
-from ptune.inject.sides import input_embeddings
+from ptune.inject.sides import input_embeddings, is_two_sided
+
+Ids = Int[Tensor, "rows tokens"]
+Scores = Float[Tensor, "rows vocab"]
+
+_PENALTIES = (RepetitionPenaltyLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor)
+_GUESSES = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit")
 
 
 def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[], None]]:
@@ -40,7 +51,7 @@ def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[]
     """
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _ask_for_weights(call(), bool(kwargs.get("output_attentions")))
+        _ask_for_weights(call(), module, bool(kwargs.get("output_attentions")))
 
     def after(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
         _check_weights(call(), module, answer)
@@ -54,20 +65,79 @@ def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[]
         return undo
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        now, ids = call(), kwargs.get("input_ids", args[0] if args else None)
-        if now is None or not _virtual(now, ids):
+        now = call()
+        if now is None:
             return generate(*args, **kwargs)
-        with _spared(model, now.first_virtual, kwargs):
+        _refuse_cut_weights(now, model, kwargs)
+        if not _virtual(now, kwargs.get("input_ids", args[0] if args else None)):
+            return generate(*args, **kwargs)
+        with _spared(model, now, kwargs):
             return generate(*args, **kwargs)
 
     return [*undo, replace_method(model, "generate", checked)]
 
 
+def _virtual(call: Call, ids: Any) -> bool:
+    return isinstance(ids, Tensor) and bool((ids >= call.first_virtual).any())
+
+
+# --------------------------------------------------------------------------- attention weights
+
+
+def _ask_for_weights(call: Call | None, module: nn.Module, asked: bool) -> None:
+    """Let ptune's attention keep its weights for this pass, or refuse."""
+    if call is None:
+        return  # the model's own attention
+    if asked and call.batch is not None:
+        raise BackboneError(
+            "Attention weights were asked of a packed batch, whose rows have no keys in common. "
+            "Ask for them in `generate`, or leave output_attentions out."
+        )
+    if asked and is_two_sided(module):
+        raise BackboneError(
+            "Attention weights were asked of an encoder-decoder with prompts, which gives them of "
+            "decoders alone. Leave output_attentions out."
+        )
+    call.keeps_weights = asked
+
+
+def _check_weights(call: Call | None, module: nn.Module, answer: Any) -> None:
+    """Refuse to hand out weights that are not there."""
+    if call is None or not call.keeps_weights:
+        return
+    call.keeps_weights = False
+    found = getattr(answer, "attentions", None)
+    if not found or any(weights is None for weights in found):
+        raise BackboneError(
+            f"Attention weights were asked of {type(module).__name__}, whose attention gives none "
+            "away. Leave output_attentions out."
+        )
+
+
+def _refuse_cut_weights(call: Call, model: Any, asked: Mapping[str, Any]) -> None:
+    config = asked.get("generation_config") or model.generation_config
+    wanted, *guesses = (
+        asked.get(name) or getattr(config, name, None) for name in ("output_attentions", *_GUESSES)
+    )
+    if wanted and any(guesses) and any(prompt.deep for prompt in call.prompts):
+        raise BackboneError(
+            "Attention weights of a deep prompt were asked together with guessed tokens "
+            f"({', '.join(_GUESSES)}), for which transformers cuts them. Leave one of the two out."
+        )
+
+
+# --------------------------------------------------------------------------- virtual ids
+
+
 @contextmanager
-def _spared(model: nn.Module, first_virtual: int, asked: Mapping[str, Any]) -> Iterator[None]:
-    """Keep virtual tokens from those that do not know them: a penalty, and an assistant."""
+def _spared(model: nn.Module, call: Call, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Keep virtual ids from those that do not know them: penalties, look-up, an assistant."""
     with ExitStack() as stack:
-        stack.enter_context(_penalising_real_tokens(model, first_virtual))
+        for name, spare in (
+            ("_get_logits_processor", _penalising_real_tokens),
+            ("_get_candidate_generator", _looking_up_real_tokens),
+        ):
+            stack.callback(replace_method(model, name, spare(getattr(model, name), call)))
         assistant = asked.get("assistant_model")
         if assistant is not None:
             if asked.get("assistant_tokenizer") is not None:
@@ -76,48 +146,68 @@ def _spared(model: nn.Module, first_virtual: int, asked: Mapping[str, Any]) -> I
                     "tokens are none. Use an assistant with the model's tokenizer, or "
                     "prompt_lookup_num_tokens, which works with every prompt."
                 )
-            stack.enter_context(_reading_padding(assistant, model, first_virtual))
+            stack.enter_context(_reading_padding(assistant, model, call.first_virtual))
         yield
 
 
-@contextmanager
-def _penalising_real_tokens(model: nn.Module, first_virtual: int) -> Iterator[None]:
-    """Let a repetition penalty pass over virtual tokens, which have no logits."""
-    made: Any = model._get_logits_processor
-
+def _penalising_real_tokens(made: Callable[..., Any], call: Call) -> Callable[..., Any]:
     def build(*args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors: LogitsProcessorList = made(*args, **kwargs)
         for at, processor in enumerate(processors):
-            if isinstance(processor, RepetitionPenaltyLogitsProcessor):
-                processors[at] = _AmongReal(processor, first_virtual)
+            if isinstance(processor, _PENALTIES):
+                processors[at] = PassingOver(processor, call.first_virtual)
         return processors
 
-    undo = replace_method(model, "_get_logits_processor", build)
-    try:
-        yield
-    finally:
-        undo()
+    return build
 
 
-class _AmongReal(LogitsProcessor):  # type: ignore[misc]
-    """A penalty that meets, in place of a virtual token, a real one that its row has anyway.
+class PassingOver(LogitsProcessor):  # type: ignore[misc]
+    """A penalty that looks logits up by the ids of a row; virtual ones find a spare column.
 
-    To count a token twice is to count it once, so nothing else changes.
+    Args:
+        processor: the penalty.
+        first_virtual: ids from here on are virtual.
     """
 
-    def __init__(self, processor: RepetitionPenaltyLogitsProcessor, first_virtual: int) -> None:
+    def __init__(self, processor: Any, first_virtual: int) -> None:
         self.processor, self.first_virtual = processor, first_virtual
 
-    def __call__(
-        self, input_ids: Int[Tensor, "rows tokens"], scores: Float[Tensor, "rows vocab"]
-    ) -> Float[Tensor, "rows vocab"]:
-        virtual = input_ids >= self.first_virtual
-        if bool(virtual.all(dim=1).any()):
-            return scores  # a row has nothing to repeat yet
-        first = (~virtual).long().argmax(dim=1, keepdim=True)
-        ids = torch.where(virtual, input_ids.gather(1, first), input_ids)
-        penalised: Tensor = self.processor(ids, scores)
-        return penalised
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        """The scores, real tokens punished."""
+        spare = scores.shape[1]
+        if isinstance(self.processor, EncoderRepetitionPenaltyLogitsProcessor):
+            said = self.processor.encoder_input_ids
+            self.processor.encoder_input_ids = self._real(said, spare)
+        with_room = functional.pad(scores, (0, 1))
+        punished: Scores = self.processor(self._real(input_ids, spare), with_room)
+        return punished[:, :spare]
+
+    def _real(self, ids: Ids, spare: int) -> Ids:
+        return ids.masked_fill(ids >= self.first_virtual, spare)
+
+
+def _looking_up_real_tokens(made: Callable[..., Any], call: Call) -> Callable[..., Any]:
+    slots = sum(0 if prompt.vectors is None else len(prompt.vectors) for prompt in call.prompts)
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        found = made(*args, **kwargs)
+        rules = getattr(found, "logits_processor", None)
+        if isinstance(found, PromptLookupCandidateGenerator) and rules is not None:
+            found.logits_processor = _ForbiddingVirtual(rules, call.first_virtual + slots)
+        return found
+
+    return build
+
+
+class _ForbiddingVirtual:
+    """Rules by which look-up cuts what it found: at a forbidden token, as virtual ones are here."""
+
+    def __init__(self, rules: Callable[[Ids, Scores], Scores], ids: int) -> None:
+        self.rules, self.ids = rules, ids
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Float[Tensor, "rows ids"]:
+        room = max(0, self.ids - scores.shape[1])
+        return functional.pad(self.rules(input_ids, scores), (0, room), value=-torch.inf)
 
 
 @contextmanager
@@ -134,31 +224,3 @@ def _reading_padding(assistant: Any, model: nn.Module, first_virtual: int) -> It
             if embedding not in own:
                 hooks.callback(embedding.register_forward_pre_hook(hide).remove)
         yield
-
-
-def _virtual(call: Call, ids: Any) -> bool:
-    return isinstance(ids, Tensor) and bool((ids >= call.first_virtual).any())
-
-
-def _ask_for_weights(call: Call | None, asked: bool) -> None:
-    """Let ptune's attention keep its weights for this pass, or refuse."""
-    if call is None:
-        return  # the model's own attention
-    if asked and call.batch is not None:
-        raise BackboneError(
-            "Attention weights were asked of a packed batch, whose rows have no keys in common. "
-            "Ask for them in `generate`, or leave output_attentions out."
-        )
-    call.keeps_weights = asked
-
-
-def _check_weights(call: Call | None, module: nn.Module, answer: Any) -> None:
-    """Refuse to hand out weights that are not there."""
-    if call is None or not call.keeps_weights:
-        return
-    found = getattr(answer, "attentions", None) or getattr(answer, "decoder_attentions", None)
-    if not found or any(weights is None for weights in found):
-        raise BackboneError(
-            f"Attention weights were asked of {type(module).__name__}, whose attention gives none "
-            "away. Leave output_attentions out."
-        )

@@ -143,6 +143,6 @@ def _board_of(output: Path) -> Callable[[int], Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(
-            "tracker = tensorboard needs the package tensorboard: pip install 'ptune[track]'."
+            "tracker = tensorboard needs the package tensorboard: pip install tensorboard."
         ) from None
     return lambda first: SummaryWriter(str(output / "tensorboard"), purge_step=first)

@@ -216,5 +216,5 @@ def test_an_answer_longer_than_the_decoder_is_refused():
 def test_a_metric_whose_package_is_absent_is_refused_before_the_run(backbone, monkeypatch):
     monkeypatch.setattr("ptune.texts.find_spec", lambda name: None)
     said = refusal(ConfigError, backbone, (), metric="bleu")
-    assert said == "metric = bleu needs the package sacrebleu: pip install 'ptune[text]'."
+    assert said == "metric = bleu needs the package sacrebleu: pip install sacrebleu."
     assert texts.scores(["a"], ["a"]) == {"exact_match": 1.0}

@@ -56,5 +56,5 @@ def test_without_tensorboard_its_package_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as error:
         Report(tmp_path, tracker="tensorboard")
     assert str(error.value) == (
-        "tracker = tensorboard needs the package tensorboard: pip install 'ptune[track]'."
+        "tracker = tensorboard needs the package tensorboard: pip install tensorboard."
     )

@@ -95,8 +95,8 @@ class TrainingSettings(BaseModel):
     clip: float = _setting(1.0, "Largest norm of the gradient; 0: no clipping.", low=0.0)
     average: float | None = _setting(
         None,
-        "Judge and keep the mean of about the last 1 / (1 - average) steps; 0: the last one alone; "
-        f"null: {AVERAGE}, and 0 where all of the backbone is trained.",
+        "Judge and keep the mean of about the last 1 / (1 - average) steps (fewer in a short run); "
+        f"0: the last one alone; null: {AVERAGE}, and 0 where all of the backbone is trained.",
         low=0.0,
         high=0.9999,
     )
