@@ -2,6 +2,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from oracles.naive_attention import NaiveAttention
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
@@ -96,6 +97,52 @@ def capped(underneath):
     model = hf.AutoModelForCausalLM.from_config(config).float().eval()
     model.config._attn_implementation = underneath  # as transformers 5.17 loads it
     return model
+
+
+@pytest.mark.parametrize("underneath", ["eager", "sdpa"])
+def test_a_soft_cap_is_kept_whatever_the_attention_underneath(underneath):
+    model = capped("eager")
+    ids = torch.tensor([[12, 40, 33, 17, 25, 61]])
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[0]
+        said = model.generate(ids, do_sample=False, max_new_tokens=4, pad_token_id=0)[0, 6:]
+        model.config.attn_logit_softcapping = None
+        for layer in model.model.layers:
+            layer.self_attn.attn_logit_softcapping = None
+        assert not torch.allclose(model(input_ids=ids).logits[0], expected, atol=0.1)
+    b = Backbone.load(capped(underneath), tokenizer=tiny.tokenizer())
+    row = TokenSequence(tuple(ids[0].tolist()), reads=tuple(range(6)))
+    found = run(b, [PromptTensors()], b.pack([row]), read="logits")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    drawn = torch.randn(2, 3, 2, 8, generator=torch.Generator().manual_seed(1))
+    deep = {site: KeysValues(3 * drawn[0], drawn[1]) for site in range(3)}
+    with NaiveAttention(b.model, deep), torch.no_grad():
+        prompted = b.model(input_ids=ids, use_cache=False).logits[0]
+    found = run(b, [PromptTensors(deep=deep)], b.pack([row]), read="logits")
+    torch.testing.assert_close(found, prompted, rtol=1e-4, atol=1e-4)
+    (answer,) = generate(b, [PromptTensors()], [row], max_new_tokens=4)
+    assert answer == said.tolist()[: len(answer)]
+    assert len(answer) >= 1
+    with torch.no_grad():  # and out of ptune's hands
+        torch.testing.assert_close(b.model(input_ids=ids).logits[0], expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "bloom", "gpt2"])
+def test_with_eager_attention_underneath_the_model_gives_its_weights_before_and_after(name):
+    model = tiny.model(name)
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[12, 40, 33, 17]])
+    with torch.no_grad():
+        before = model(input_ids=ids, output_attentions=True).attentions
+        b = Backbone.load(model, tokenizer=tiny.tokenizer())
+        row = TokenSequence((12, 40, 33, 17), reads=(3,))
+        run(b, [PromptTensors()], b.pack([row]))
+        after = b.model(input_ids=ids, output_attentions=True).attentions
+    assert len(before) == len(after) == 3
+    for one, other in zip(before, after, strict=True):
+        assert one.shape == (1, 4, 4, 4)
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one.sum(-1), torch.ones(1, 4, 4))
 
 
 def answers(name, implementation):
