@@ -18,7 +18,9 @@ from ptune.inject.shims import deberta, mpnet
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inject"))
 from families import make
-from test_shims import ROW, StandIns, deep
+from oracles.stand_ins import StandIns
+from test_shims import ROW, deep
+from test_shims import parts as of
 
 FAMILIES = ["deberta-v2", "deberta-v3", "mpnet"]
 
@@ -31,7 +33,7 @@ def by_hand(b, name, prompt):
     """As the tests of the shims compute it, from the names in the model's code."""
     parts = ("k", "v") if name == "mpnet" else ("key_proj", "value_proj")
     bias = "compute_position_bias" if name == "mpnet" else "disentangled_attention_bias"
-    return StandIns(b, prompt, parts, bias).states(ROW)
+    return StandIns(*of(b, prompt), parts, bias).states(ROW)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
