@@ -105,8 +105,8 @@ def initial_keys_values(
     if start.kind == "prompt":
         assert start.prompt is not None
         return DeepStart(_deep_of(start.prompt, slots, sites), scales, start.prompt.offset)
-    # What fills the slots behind a short text was tried: in decoders real
-    # words did better than noise, in encoders noise better than words.
+    # What fills the slots behind a short text was tried: in decoders real words did better than
+    # noise, in encoders noise better than words.
     spoken = backbone.geometry.causal and bool(start.ids)
     if spoken or start.kind == "vocabulary" or len(start.ids) >= slots:
         return DeepStart(kept, scales, offset)

@@ -268,13 +268,15 @@ def test_weights_of_a_deep_prompt_are_refused_where_tokens_are_guessed(guess):
     assert said.attentions[0][0].shape == (1, 4, 12, 12)
 
 
-def test_a_models_own_wish_for_weights_and_dictionaries_does_not_reach_answers():
+@pytest.mark.parametrize("row", [0, 1], ids=["virtual tokens", "deep prompt"])
+def test_a_models_own_wish_for_weights_and_dictionaries_does_not_reach_answers(row):
     b = tiny.backbone("llama")
-    rows = [TokenSequence(ROWS[0])]
-    before = generate(b, prompts_of(b)[:1], rows, max_new_tokens=NEW)
+    prompts, rows = prompts_of(b)[row : row + 1], [TokenSequence(ROWS[row])]
+    before = generate(b, prompts, rows, max_new_tokens=NEW)
     b.model.generation_config.output_attentions = True
     b.model.generation_config.return_dict_in_generate = True
-    assert generate(b, prompts_of(b)[:1], rows, max_new_tokens=NEW) == before
+    b.model.generation_config.prompt_lookup_num_tokens = 2
+    assert generate(b, prompts, rows, max_new_tokens=NEW) == before
 
 
 # --------------------------------------------------------------------------- PromptedBackbone

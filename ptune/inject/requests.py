@@ -115,9 +115,10 @@ def _check_weights(call: Call | None, module: nn.Module, answer: Any) -> None:
 
 
 def _refuse_cut_weights(call: Call, model: Any, asked: Mapping[str, Any]) -> None:
-    config = asked.get("generation_config") or model.generation_config
+    config = asked.get("generation_config") or getattr(model, "generation_config", None)
     wanted, *guesses = (
-        asked.get(name) or getattr(config, name, None) for name in ("output_attentions", *_GUESSES)
+        asked[name] if name in asked else getattr(config, name, None)
+        for name in ("output_attentions", *_GUESSES)
     )
     if wanted and any(guesses) and any(prompt.deep for prompt in call.prompts):
         raise BackboneError(
