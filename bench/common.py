@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ptune.bench import NO_PEFT
-from ptune.bench.measure import AGREEMENT, Measured, largest_difference
+from ptune.bench.measure import AGREEMENT, BenchResult, largest_difference
 from ptune.bench.process import Line, Process
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def require_peft() -> None:
         skip(NO_PEFT)
 
 
-def check_measured(what: str, found: Measured) -> None:
+def check_measured(what: str, found: BenchResult) -> None:
     """Compare the losses of two sides that compute the same function, in float32.
 
     Raises:

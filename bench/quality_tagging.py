@@ -84,9 +84,9 @@ def labels_in(data: Data) -> tuple[str, ...]:
 class Headed:
     """The backbone without a prompt, with ptune's head."""
 
-    def __init__(self, task: Task, data: Data, recipe: Recipe) -> None:
+    def __init__(self, task: Task, data: Data, recipe: Recipe, lr: float) -> None:
         self.backbone = Backbone.load(model_path())
-        self.recipe = recipe
+        self.recipe, self.lr = recipe, lr
         options = TaskOptions(labels=labels_in(data))
         template = Template.parse(task.template)
         self.task = make_task("token-classification", template, self.backbone, options)
@@ -128,7 +128,7 @@ class LinearHead(Headed):
 
     def groups(self) -> list[dict[str, Any]]:
         """The head."""
-        return [{"params": list(self.head.parameters()), "lr": self.recipe.head_lr}]
+        return [{"params": list(self.head.parameters()), "lr": self.lr}]
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Of kept states."""
@@ -139,8 +139,8 @@ class LinearHead(Headed):
 class FineTuned(Headed):
     """All weights and the head."""
 
-    def __init__(self, task: Task, data: Data, recipe: Recipe) -> None:
-        super().__init__(task, data, recipe)
+    def __init__(self, task: Task, data: Data, recipe: Recipe, lr: float) -> None:
+        super().__init__(task, data, recipe, lr)
         self.backbone.model.requires_grad_(True)
 
     def groups(self) -> list[dict[str, Any]]:
@@ -148,7 +148,7 @@ class FineTuned(Headed):
         named = self.backbone.model.named_parameters()
         body = [weight for name, weight in named if not name.startswith("pooler.")]
         head = {"params": list(self.head.parameters()), "lr": self.recipe.head_lr}
-        return [{"params": body, "lr": FULL_LR}, head]
+        return [{"params": body, "lr": self.lr}, head]
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """With dropout."""
@@ -160,11 +160,11 @@ class FineTuned(Headed):
 class PeftPrefix:
     """PEFT's PREFIX_TUNING on dynamically padded batches, and the loss that its users have."""
 
-    def __init__(self, task: Task, data: Data, recipe: Recipe) -> None:
+    def __init__(self, task: Task, data: Data, recipe: Recipe, lr: float) -> None:
         from peft import PrefixTuningConfig, get_peft_model
         from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-        self.recipe = recipe
+        self.recipe, self.lr = recipe, lr
         self.tokenizer = AutoTokenizer.from_pretrained(model_path())
         self.labels = labels_in(data)
         torch.manual_seed(recipe.seed)
@@ -178,7 +178,7 @@ class PeftPrefix:
     def groups(self) -> list[dict[str, Any]]:
         """Prefix and classifier at one rate."""
         weights = [w for w in self.model.parameters() if w.requires_grad]
-        return [{"params": weights, "lr": PREFIX_LR}]
+        return [{"params": weights, "lr": self.lr}]
 
     def _read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[list[int | None]]]:
         """Logits of every token, and which word begins at each token."""
@@ -232,8 +232,9 @@ def baseline(
     task: Task, data: Data, recipe: Recipe, lr: float | None, *, kind: type, rate: float | None
 ) -> Outcome:
     """A method that is no prompt of ptune."""
-    outcome = fit(kind(task, data, recipe), data, recipe)
-    settings = {"lr": rate or recipe.head_lr, "method": kind.__name__}
+    rate = rate or recipe.head_lr
+    outcome = fit(kind(task, data, recipe, rate), data, recipe)
+    settings = {"lr": rate, "method": kind.__name__}
     return replace(outcome, settings=settings)
 
 

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from ptune.bench.measure import Measured, SideTimes
+from ptune.bench.measure import BenchResult, SideTimes
 from ptune.config import SettingRow
 from ptune.config.presets import Preset
 from ptune.errors import TrainingError
@@ -240,23 +240,23 @@ def show_demo(outcome: Outcome) -> None:
     )
 
 
-def show_measured(measured: Measured) -> None:
+def show_bench(result: BenchResult) -> None:
     """What a step costs, and the sentences that belong to it."""
-    sides = {"ptune": measured.ptune} | ({"PEFT": measured.peft} if measured.peft else {})
+    sides = {"ptune": result.ptune} | ({"PEFT": result.peft} if result.peft else {})
     table = Table("a training step", *sides)
-    for name, cell in _MEASURED_ROWS.items():
+    for name, cell in _BENCH_ROWS.items():
         table.add_row(name, *map(cell, sides.values()))
-    floor = measured.floor_seconds
+    floor = result.floor_seconds
     table.add_row(
-        "real tokens a second", *(f"{measured.tokens / s.seconds:,.0f}" for s in sides.values())
+        "real tokens a second", *(f"{result.tokens / s.seconds:,.0f}" for s in sides.values())
     )
     table.add_row("times the floor", *(f"{s.seconds / floor:.2f}" for s in sides.values()))
     console.print(table)
-    for line in measured_lines(measured):
+    for line in bench_lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-_MEASURED_ROWS: Mapping[str, Callable[[SideTimes], str]] = {
+_BENCH_ROWS: Mapping[str, Callable[[SideTimes], str]] = {
     "seconds (median)": lambda side: f"{side.seconds:.4f}",
     "fastest .. slowest": lambda side: f"{side.fastest:.4f} .. {side.slowest:.4f}",
     "peak memory": lambda side: (
@@ -268,22 +268,22 @@ _MEASURED_ROWS: Mapping[str, Callable[[SideTimes], str]] = {
 }
 
 
-def measured_lines(measured: Measured) -> list[str]:
+def bench_lines(result: BenchResult) -> list[str]:
     """What the figures mean, as sentences."""
-    peak = max(measured.gflops.values())
+    peak = max(result.gflops.values())
     what = (
-        f"{measured.steps} steps in turn after one to warm up, in {measured.format} on "
-        f"{measured.device}: {measured.tokens:,.0f} real tokens a step, {measured.padded:,.0f} if "
+        f"{result.steps} steps in turn after one to warm up, in {result.format} on "
+        f"{result.device}: {result.tokens:,.0f} real tokens a step, {result.padded:,.0f} if "
         "every row were padded to the longest."
     )
     floor = (
-        f"Floor: {measured.floor_seconds:.4f} s, the matrix products of ptune's step at this "
+        f"Floor: {result.floor_seconds:.4f} s, the matrix products of ptune's step at this "
         f"machine's peak of {peak:,.0f} GFLOP/s. Attention and norms are not in it."
     )
     lines = [what, floor]
-    if measured.times_faster is not None:
-        lines.append(f"A step takes PEFT {measured.times_faster:.2f} times as long.")
-    return lines + measured.notes
+    if result.times_faster is not None:
+        lines.append(f"A step takes PEFT {result.times_faster:.2f} times as long.")
+    return lines + result.notes
 
 
 def prediction_line(prediction: Prediction) -> str:

@@ -71,12 +71,12 @@ def measure_examples(
     batch_size: int,
 ) -> list[Measured]:
     """Loss and prediction of each row, in the order of the rows; there may be none."""
-    part = Part(prompt, task, examples, head)
+    part = PromptedRows(prompt, task, examples, head)
     return measure_together(backbone, [part], batch_sizes=[batch_size])[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PromptedRows:
     """Rows that see one prompt, beside those of other prompts in the same pass."""
 
     prompt: PromptTensors
@@ -90,7 +90,7 @@ class Part:
 
 
 def read_together(
-    backbone: Backbone, parts: Sequence[Part], trunk: Trunk | None = None
+    backbone: Backbone, parts: Sequence[PromptedRows], trunk: Trunk | None = None
 ) -> list[Read]:
     """Run the rows of all parts in one pass, each with its own prompt; what each part's rows read.
 
@@ -123,7 +123,7 @@ def _reads(sequence: TokenSequence) -> int:
 @torch.no_grad()
 def measure_together(
     backbone: Backbone,
-    parts: Sequence[Part],
+    parts: Sequence[PromptedRows],
     *,
     batch_sizes: Sequence[int],
     trunk: Trunk | None = None,
@@ -185,14 +185,14 @@ def predict_examples(
     if task.generates:
         return generate_answers(backbone, prompt, task, examples, batch_size=batch_size)
     predictions: dict[int, Prediction] = {}
-    part = Part(prompt, task, examples, head)
+    part = PromptedRows(prompt, task, examples, head)
     for _, indices, chosen, read in _read(backbone, [part], [batch_size]):
         some = replace(part, examples=chosen)
         predictions |= zip(indices, _predicted(backbone, some, read), strict=True)
     return [predictions[i] for i in range(len(examples))]
 
 
-def _predicted(backbone: Backbone, part: Part, read: Read) -> list[Prediction]:
+def _predicted(backbone: Backbone, part: PromptedRows, read: Read) -> list[Prediction]:
     """What the task says of the rows that were read, after further passes where it asks for them.
 
     All rows go through as many passes, so that processes that share a backbone keep in step.
@@ -206,7 +206,7 @@ def _predicted(backbone: Backbone, part: Part, read: Read) -> list[Prediction]:
 
 def _read(
     backbone: Backbone,
-    parts: Sequence[Part],
+    parts: Sequence[PromptedRows],
     batch_sizes: Sequence[int],
     trunk: Trunk | None = None,
 ) -> Iterator[tuple[int, Sequence[int], Sequence[Example], Read]]:

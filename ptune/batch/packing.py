@@ -154,6 +154,7 @@ def _grouped(
             Group(
                 query_at=at,
                 query_place=place,
+                query_real=real,
                 key_at=torch.cat([k[0] for k in keys], dim=1),
                 key_place=torch.cat([k[1] for k in keys], dim=1),
                 key_real=torch.cat([k[2] for k in keys], dim=1),

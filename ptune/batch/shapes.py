@@ -75,12 +75,14 @@ class Group:
     """Sequences of like shape, whose attention is computed in one call.
 
     `*_at` index the flat tokens of the batch, `*_place` count within each sequence from 0 (its
-    shared prefix and its row included). Entries where `key_real` is False are padding. Padding
-    queries repeat the place of the last real one, so that every query sees at least one key.
+    shared prefix and its row included). Entries where `query_real` or `key_real` is False are
+    padding. Padding queries repeat the place of the last real one, so that every query sees at
+    least one key.
     """
 
     query_at: Int[Tensor, "rows tokens"]
     query_place: Int[Tensor, "rows tokens"]
+    query_real: Bool[Tensor, "rows tokens"]
     key_at: Int[Tensor, "rows keys"]
     key_place: Int[Tensor, "rows keys"]
     key_real: Bool[Tensor, "rows keys"]

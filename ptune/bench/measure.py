@@ -49,7 +49,7 @@ class SideTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class BenchResult:
     """A recipe's step on this machine.
 
     Args:
@@ -123,7 +123,7 @@ def measure(
     peer: bool = True,
     tell: Callable[[str], None] | None = None,
     worker: Worker | None = None,
-) -> Measured:
+) -> BenchResult:
     """Measure a recipe's training step.
 
     Args:
@@ -226,13 +226,13 @@ def _sum_up(
     rates: Sequence[Line],
     times: Sequence[SideTimes],
     notes: list[str],
-) -> Measured:
+) -> BenchResult:
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
     median = {
         name: statistics.median(answer[name] for answer in answers)
         for name in ("tokens", "padded", "words", "flops")
     }
-    return Measured(
+    return BenchResult(
         steps=len(answers),
         tokens=median["tokens"],
         padded=median["padded"],

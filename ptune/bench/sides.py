@@ -23,7 +23,7 @@ from ptune.bench.floor import body_parameters, clock, count, step_flops
 from ptune.bench.process import Line
 from ptune.config import Recipe
 from ptune.errors import ConfigError
-from ptune.evaluation import Part, read_together
+from ptune.evaluation import PromptedRows, read_together
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
@@ -126,7 +126,7 @@ def own_side(workload: Workload) -> Side:
     workload.prompt.train()
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
-        part = Part(workload.prompt.tensors(), workload.task, examples)
+        part = PromptedRows(workload.prompt.tensors(), workload.task, examples)
         (read,) = read_together(workload.backbone, [part])
         return workload.task.loss(read, examples, workload.prompt.head)
 

@@ -180,7 +180,7 @@ def bench(
     elif recipe is not None:
         chosen = Recipe.load(recipe, changes)
     from ptune.bench.measure import measure
-    from ptune.display import show_measured
+    from ptune.display import show_bench
     from ptune.showcase import demo_recipe
 
     measured = measure(
@@ -192,7 +192,7 @@ def bench(
     if as_json:
         print_json(measured.to_dict())
     else:
-        show_measured(measured)
+        show_bench(measured)
 
 
 @app.command()

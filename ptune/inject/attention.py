@@ -3,14 +3,16 @@ r"""ptune's attention: each sequence of a pack for itself, with its deep prompt 
     softmax( q [P_k ; k]^T / sqrt(d) + mask ) [P_v ; v]          P-tuning v2, arXiv:2110.07602, 3.2
 
 Two functions are registered with transformers' attention interface. `packed` follows the groups of
-a batch (`ptune.batch`); `by_rows` serves `generate`: it puts the prompt of each row in front of the
-keys that the model's cache gave, and leaves the rest to transformers. Both are exact: no state
-outside the pass, no mask over the whole pack, a prompt seen through any sliding window.
+a batch (`ptune.batch`) or, on a GPU, takes all of them in one call (`ptune.inject.varlen`);
+`by_rows` serves `generate`: it puts the prompt of each row in front of the keys that the model's
+cache gave, and leaves the rest to transformers. Both are exact: no state outside the pass, no mask
+over the whole pack, a prompt seen through any sliding window.
 
 Dropout inside attention is left out on purpose: the backbone is frozen and in eval mode.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from ptune.batch import Group
 from ptune.errors import BackboneError
+from ptune.inject import varlen
 from ptune.inject.call import Bank, Call, Seen
 
 PACKED = "ptune_packed"
@@ -76,9 +80,10 @@ def packed(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Answers, Weights | None]:
-    """Attention of a pack, group by group. `kwargs` are the model's: window, soft-cap, sinks.
+    """Attention of a pack. `kwargs` are the model's: window, soft-cap, sinks.
 
-    Its weights are never kept: rows of a pack have no keys in common.
+    In one call where a kernel can do it (`ptune.inject.varlen`), else group by group. Its weights
+    are never kept: rows of a pack have no keys in common.
 
     Keys of another side (cross-attention) may come in another number of lines.
     """
@@ -100,14 +105,32 @@ def packed(
     if bank is not None:
         flat_key = torch.cat([bank.keys.to(flat_key), flat_key])
         flat_value = torch.cat([bank.values.to(flat_value), flat_value])
+    flat = (flat_query, flat_key, flat_value)
+    if _is_plain(kwargs, by_place, call.side(kind != "encoder").longest) and varlen.takes(*flat):
+        answers = varlen.attend(*flat, call.runs(kind, bank), causal=causal, scaling=scaling)
+    else:
+        seen = partial(call.seen, kind, bank=bank, causal=causal, window=window, by_place=by_place)
+        answers = _by_groups(*flat, call.groups(kind), seen, scaling, kwargs)
+    return answers.view(lines, tokens, *answers.shape[1:]), None
+
+
+def _by_groups(
+    query: Flat,
+    key: Tensor,
+    value: Tensor,
+    groups: tuple[tuple[Group, ...], Int[Tensor, " flat"]],
+    seen_by: Callable[[int], Seen],
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> Float[Tensor, "flat heads value_dim"]:
+    """Sequences of like length at once, with a mask for what each query sees."""
     answers = []
-    groups, order = call.groups(kind)
-    for index, group in enumerate(groups):
-        seen = call.seen(kind, index, bank, causal, window, by_place)
+    for index, group in enumerate(groups[0]):
+        seen = seen_by(index)
         answer = attend(
-            _take(flat_query, group.query_at),
-            _take(flat_key, seen.key_at),
-            _take(flat_value, seen.key_at),
+            _take(query, group.query_at),
+            _take(key, seen.key_at),
+            _take(value, seen.key_at),
             seen,
             scaling=scaling,
             softcap=kwargs.get("softcap"),
@@ -116,8 +139,22 @@ def packed(
             sinks=kwargs.get("s_aux"),
         )
         answers.append(answer.transpose(1, 2).flatten(0, 1))
-    flat = answers[0] if len(answers) == 1 else torch.cat(answers)
-    return flat.index_select(0, order).view(lines, tokens, *flat.shape[1:]), None
+    together = answers[0] if len(answers) == 1 else torch.cat(answers)
+    return together.index_select(0, groups[1])
+
+
+def _is_plain(kwargs: dict[str, Any], by_place: Tensor | None, longest: int) -> bool:
+    """Whether nothing but causality decides who sees whom, and nothing changes the scores.
+
+    A window as wide as the longest sequence hides nothing.
+    """
+    window = kwargs.get("sliding_window")
+    changes = ("softcap", "alibi_slopes", "score_bias", "s_aux")
+    return (
+        by_place is None
+        and all(kwargs.get(name) is None for name in changes)
+        and (window is None or longest <= window)
+    )
 
 
 def is_packed(module: nn.Module) -> bool:

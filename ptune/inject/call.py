@@ -16,6 +16,7 @@ from torch.nn import functional
 from ptune.batch import Batch, Group, PromptTensors
 from ptune.encoders import KeysValues
 from ptune.inject.sites import Kind
+from ptune.inject.varlen import Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Call:
     banks: dict[int, Bank] = field(default_factory=dict)
     _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)
     _biased: dict[tuple[object, ...], tuple[Tensor, Seen]] = field(default_factory=dict)
+    _runs: dict[tuple[object, ...], Runs] = field(default_factory=dict)
     _elsewhere: dict[torch.device, "Call"] = field(default_factory=dict)
 
     def table(self) -> Float[Tensor, "slots width"] | None:
@@ -148,6 +150,7 @@ class Call:
                 rows=None if self.rows is None else self.rows.to(device),
                 _seen={},
                 _biased={},
+                _runs={},
             )
         return self._elsewhere[device]
 
@@ -199,6 +202,18 @@ class Call:
             biased = _with_bias(self._seen[key], group, by_place, front, placed)
             self._biased[key] = (by_place, biased)
         return biased
+
+    def runs(self, kind: Kind, bank: Bank | None) -> Runs:
+        """The sequences of all groups in one line, for a kernel that needs no mask; once a kind."""
+        key = (kind, bank.lengths if bank else None)
+        if key not in self._runs:
+            groups = self.groups(kind)[0]
+            if bank is not None:
+                self._runs[key] = Runs.of(groups, bank.at, bank.real, len(bank.keys))
+            else:
+                none = groups[0].key_at.new_zeros(len(self.prompts), 0)
+                self._runs[key] = Runs.of(groups, none, none.bool(), 0)
+        return self._runs[key]
 
 
 def _with_bias(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ptune.batch import PromptTensors
 from ptune.errors import TrainingError
-from ptune.evaluation import Evaluation, Measured, Part, summarize
+from ptune.evaluation import Evaluation, Measured, PromptedRows, summarize
 from ptune.run import Read
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
@@ -100,13 +100,13 @@ class Learner:
         with self.drawing():
             return self.prompt.tensors()
 
-    def part(self, examples: Sequence[Example]) -> Part:
+    def prompted(self, examples: Sequence[Example]) -> PromptedRows:
         """Rows of its own with the prompt as it is trained: what it adds to a pass."""
-        return Part(self.tensors(), self.task, examples)
+        return PromptedRows(self.tensors(), self.task, examples)
 
-    def folded(self, examples: Sequence[Example]) -> list[Part]:
+    def folded(self, examples: Sequence[Example]) -> list[PromptedRows]:
         """Rows, in their order, with the folded prompt: what it adds to an evaluation."""
-        return [Part(self.prompt.fold(), self.task, examples, self.prompt.head)]
+        return [PromptedRows(self.prompt.fold(), self.task, examples, self.prompt.head)]
 
     def losses(self, read: Read, examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         """The loss of each example from what the backbone said at its reads."""

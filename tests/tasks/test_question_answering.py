@@ -8,7 +8,7 @@ import torch
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
-from ptune.evaluation import Part, measure_examples, predict_examples, read_together
+from ptune.evaluation import PromptedRows, measure_examples, predict_examples, read_together
 from ptune.tasks import TaskOptions, make_task
 from ptune.tasks.flat import FlatExamples
 from ptune.tasks.question_answering import best_spans
@@ -99,7 +99,7 @@ def oracle_scores(backbone, task, head, prompt, row, stride=4, limit=30):
 
 def read_of(backbone, task, examples, prompt):
     with torch.no_grad():
-        return read_together(backbone, [Part(prompt, task, examples)])[0]
+        return read_together(backbone, [PromptedRows(prompt, task, examples)])[0]
 
 
 # --- the rows as the backbone sees them -----------------------------------------------------------
