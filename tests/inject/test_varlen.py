@@ -133,7 +133,14 @@ class Detached(Kernel):
         return super().__call__(query, key.detach() + 0 * key, *others, **options)
 
 
-@pytest.mark.parametrize("wrong", [Kernel(first=True), Detached()])
+class NotANumber(Kernel):
+    """As a kernel that reads behind the end of its inputs."""
+
+    def __call__(self, *args, **options):
+        return super().__call__(*args, **options) * torch.nan
+
+
+@pytest.mark.parametrize("wrong", [Kernel(first=True), Detached(), NotANumber()])
 def test_a_kernel_with_other_answers_or_gradients_is_not_used(capable, wrong):
     capable.setattr(varlen, "kernel", lambda: wrong)
     with pytest.warns(UserWarning, match=r"is not used on cpu .* because its results differ by"):
