@@ -19,8 +19,18 @@ from torch import nn
 from ptune import backbone as backbones
 from ptune.batch import PromptTensors
 from ptune.config import kind_of
-from ptune.data import Check, Kept, Rows, answers_of, check_tags, kept_rows_for, load_rows, sift
-from ptune.errors import DataError, TemplateError
+from ptune.data import (
+    Check,
+    Kept,
+    Rows,
+    answers_of,
+    check_tags,
+    kept_rows_for,
+    load_rows,
+    sift,
+    told_blank,
+)
+from ptune.errors import DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
 from ptune.tags import scheme_of
@@ -148,7 +158,7 @@ def evaluate(
     read = _rows(prompt, rows, skip=skip_bad_rows)
     check = _check_of(prompt, ready.task if skip_bad_rows else None)
     found, notes = sift(read.rows, check, skip=skip_bad_rows)
-    for note in read.notes + notes:
+    for note in read.notes + notes + _told_blank(prompt, found):
         log.warning("%s", note)
     answers = _answers(prompt, found)
     marks = Marks.of(prompt.settings)
@@ -195,7 +205,7 @@ def predict_kept(
     if skip_bad_rows:
         found, more = sift(found, ready.task.examples, skip=True)
         notes += more
-    for note in notes:
+    for note in notes + _told_blank(prompt, found):
         log.warning("%s", note)
     examples = _told_cut(ready.task.examples(found))
     return Predicted(found, predict_examples(*ready, examples, batch_size=batch_size))
@@ -206,10 +216,12 @@ def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:
     if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
         return Kept(load_rows([{_only_field(template): text} for text in rows]), ())
     found = kept_rows_for(rows, {**prompt.settings, "task": prompt.task}, skip=skip)
-    try:
-        template.check(found.rows.columns)
-    except TemplateError as error:
-        raise TemplateError(f"{found.rows.source}: {error}") from None
+    for name in template.fields:
+        try:
+            found.rows.column(name)
+        except DataError as error:
+            needed = f'The prompt reads it: its template is "{template.source}".'
+            raise DataError(f"{error} {needed}") from None
     return found
 
 
@@ -246,6 +258,10 @@ def _check_of(prompt: SoftPrompt, task: Task | None) -> Check:
             task.examples(rows, answers)
 
     return check
+
+
+def _told_blank(prompt: SoftPrompt, rows: Rows) -> tuple[str, ...]:
+    return told_blank(rows, Template.parse(prompt.template).fields)
 
 
 def _told_cut(examples: list[Example]) -> list[Example]:

@@ -7,7 +7,7 @@ from tiny_runs import DEEP, HEAD, KINDS, LABELS, ROWS, TABLE, TEXTS, train
 
 import ptune
 from ptune.api import predict_kept
-from ptune.errors import ArtifactError, DataError, TemplateError
+from ptune.errors import ArtifactError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +118,20 @@ def test_texts_for_a_template_of_two_fields_are_refused(backbone):
 def test_a_file_without_a_field_of_the_template_is_named(tmp_path, backbone, prompts):
     file = tmp_path / "rows.csv"
     file.write_text("message\nthank you\n")
-    with pytest.raises(TemplateError) as error:
+    with pytest.raises(DataError) as error:
         ptune.predict(backbone, prompts["table"], str(file))
-    assert str(error.value).startswith(f'{file}: template "')
+    assert str(error.value) == (
+        f"{file}: there is no column text. Columns: message. The prompt reads it: its template is "
+        f'"{prompts["table"].template}".'
+    )
+
+
+def test_rows_without_a_text_are_told_and_answered(backbone, prompts, caplog):
+    with caplog.at_level(logging.WARNING, logger="ptune"):
+        found = ptune.predict(backbone, prompts["table"], ["late", " ", ""])
+    assert len(found) == 3
+    said = "the given rows: 2 of 3 rows have no text in column text, the first is row 2."
+    assert caplog.messages == [f"{said} They are kept."]
 
 
 def test_bad_rows_are_left_out_of_predictions_which_know_their_rows(tmp_path, backbone, prompts):

@@ -3,11 +3,13 @@
     kept = sift(rows, lambda row: answers_of(row, "label", kind), skip=True)
     kept.notes     'train.csv: 2 of 900 rows are left out:', '  train.csv, line 7: ...', ...
 
+Blank rows are not bad, but rarely meant: `told_blank` counts them.
+
 What is bad is said by the check: any function of rows that raises a `DataError` which names the
 place. Knows no task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ptune.data.rows import Rows
@@ -76,3 +78,23 @@ def told(rows: Rows, faults: list[str]) -> tuple[str, ...]:
     more = len(faults) - MOST_LISTED
     rest = [f"  and {more} more."] if more > 0 else []
     return (first, *(f"  {fault}" for fault in faults[:MOST_LISTED]), *rest)
+
+
+def told_blank(rows: Rows, fields: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on the rows that have no text in any of these columns, if there are such.
+
+    >>> from ptune.data import load_rows
+    >>> told_blank(load_rows([{"text": "late"}, {"text": " "}]), ["text"])
+    ('the given rows: 1 of 2 rows has no text in column text, the first is row 2. It is kept.',)
+    """
+    blank = [i for i, row in enumerate(rows) if fields and all(_is_blank(row[f]) for f in fields)]
+    if not blank:
+        return ()
+    has, kept = ("has", "It is") if len(blank) == 1 else ("have", "They are")
+    columns = f"column{'s' * (len(fields) > 1)} {' or '.join(fields)}"
+    said = f"{rows.source}: {len(blank)} of {len(rows)} rows {has} no text in {columns}"
+    return (f"{said}, the first is {rows.unit} {rows.numbers[blank[0]]}. {kept} kept.",)
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()

@@ -30,6 +30,7 @@ from ptune.data import (
     sift,
     split_groups,
     split_rows,
+    told_blank,
 )
 from ptune.data.labels import CHOICE
 from ptune.errors import ConfigError, DataError, TemplateError, did_you_mean
@@ -100,11 +101,16 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         notes += more + last
         _check_positive(recipe, labels)
     template = Template.parse(recipe.template or default_template(recipe, rows))
-    for part in parts:
-        _check_columns(template, part)
-        _check_asked(recipe, template, part)
-        _check_marked(recipe, part)
-    return RunRows(template, rows, validation, test, labels, told + notes)
+    blank = [_fitting(recipe, template, part) for part in parts]
+    return RunRows(template, rows, validation, test, labels, sum(blank, told + notes))
+
+
+def _fitting(recipe: Recipe, template: Template, rows: Rows) -> tuple[str, ...]:
+    """Refuse rows that the template or the recipe does not fit; what to say of the others."""
+    _check_columns(template, rows)
+    _check_asked(recipe, template, rows)
+    _check_marked(recipe, rows)
+    return told_blank(rows, template.fields)
 
 
 def _check_marked(recipe: Recipe, rows: Rows) -> None:
