@@ -40,7 +40,7 @@ def _by_shape(module: str, lines: Sequence[Line], part: str | None) -> str:
 
 
 def _by_task(lines: Sequence[Line], part: str | None) -> str:
-    return import_module("quality").table(lines, part)
+    return import_module("quality_tables").table(lines, part)
 
 
 def _whole(module: str, lines: Sequence[Line], part: str | None) -> str:

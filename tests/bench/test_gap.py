@@ -57,12 +57,12 @@ def test_every_variant_of_a_prompt_is_a_recipe_that_can_be_made():
 
 
 def test_prompts_measured_with_older_defaults_are_named_below_their_table():
-    import quality
+    import quality_tables
 
     prompt = {"method": "p", "trained": 9, "settings": {"method": "p-tuning"}}
     newer = {"method": "q", "trained": 9, "settings": {"method": "p-tuning-v2", "average": 0.99}}
     weights = {"method": "full fine-tuning", "trained": 9, "settings": {"method": "full"}}
     nothing = {"method": "zero-shot", "trained": 0, "settings": {"method": "p-tuning-v2"}}
-    assert quality._older([newer, weights, nothing]) == []
-    (said,) = quality._older([prompt, newer, weights, nothing])
+    assert quality_tables._older([newer, weights, nothing]) == []
+    (said,) = quality_tables._older([prompt, newer, weights, nothing])
     assert said.startswith("p: measured before")
