@@ -108,6 +108,7 @@ def variants(lr: float, sites: int) -> Iterator[Variant]:
     yield Variant("lr / 3", {"lr": lr / 3})
     yield Variant("lr x 3", {"lr": lr * 3})
     yield Variant("head_lr / 5", {"head_lr": 1e-3})
+    yield Variant("head_lr x 4", {"head_lr": 2e-2})
     yield Variant("init: random", {"init": "random"})
     yield Variant("init: vocabulary", {"init": "vocabulary"})
     yield Variant("lower half of the layers", {"layers": list(range(half))})
