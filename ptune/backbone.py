@@ -34,6 +34,7 @@ from ptune.inject import (
     device_of,
     injected,
     input_embeddings,
+    is_two_sided,
     layers,
     probe,
 )
@@ -172,7 +173,11 @@ class Backbone:
     @property
     def body(self) -> PreTrainedModel:
         """The model without its head."""
-        return self.model.base_model
+        body = self.model.base_model
+        if body is not self.model or is_two_sided(body) or body.get_output_embeddings() is None:
+            return body
+        # Llama 4 names a body that it does not have: the body is the one model inside.
+        return next((m for m in body.children() if isinstance(m, PreTrainedModel)), body)
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,8 @@
 
 embedding   virtual ids          hooks on the input embedding
 attention   deep prompts, packs  one attention function, registered with transformers
+varlen      a whole pack in one call of a GPU's kernel
+masks       what a model hides by its masks alone
 shims       families whose attention needs a stand-in
 probe       what a model is, found by running it
 head        the language-model head as a function
@@ -22,6 +24,7 @@ from ptune.inject.session import Injection as Injection
 from ptune.inject.session import injected as injected
 from ptune.inject.session import layers as layers
 from ptune.inject.sides import input_embeddings as input_embeddings
+from ptune.inject.sides import is_two_sided as is_two_sided
 from ptune.inject.sides import run_body as run_body
 from ptune.inject.sites import Geometry as Geometry
 from ptune.inject.sites import Site as Site

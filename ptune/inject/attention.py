@@ -11,7 +11,7 @@ over the whole pack, a prompt seen through any sliding window.
 Dropout inside attention is left out on purpose: the backbone is frozen and in eval mode.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,10 @@ BY_ROWS = "ptune_rows"
 # Up to so many scores of a group plain products are the faster way in 16 bits on a CPU. Beyond, the
 # two are equal (bench/attention_kernels.py), and the fused kernel keeps no scores.
 MOST_SCORES = 2**21
+
+# By these names modules of transformers say which keys are seen (MiniMax-M3, DeepSeek-V3.2) or add
+# keys (sinks of another kind than gpt-oss'): nothing that attention of a pack could do.
+LOST = ("block_indices", "indices", "sinks")
 
 # As attention modules pass them to the interface. Keys may have fewer heads than queries, and
 # values another width than keys.
@@ -90,6 +94,7 @@ def packed(
     injection = module.__dict__["_ptune"]
     call: Call = injection.call.on(query.device)
     assert call.batch is not None
+    query, key, value = _autocast(query, key, value)
     site = injection.site(module)
     kind = injection.kind(module, query.shape[2], key.shape[2])
     causal = kind == "decoder" if injection.two_sided else is_causal(module, kwargs)
@@ -97,6 +102,7 @@ def packed(
     # Tokens of two sides are no distance apart: T5 passes zeros there.
     by_place = None if kind == "cross" else kwargs.get("position_bias")
     if call.record is not None:
+        _refuse_unknown(module, attention_mask, kwargs)
         found = {"keys": key.detach(), "values": value.detach()}
         call.record.append((module, {**found, "causal": causal, "window": window, "kind": kind}))
     lines, _, tokens, _ = query.shape
@@ -110,7 +116,8 @@ def packed(
         answers = varlen.attend(*flat, call.runs(kind, bank), causal=causal, scaling=scaling)
     else:
         seen = partial(call.seen, kind, bank=bank, causal=causal, window=window, by_place=by_place)
-        answers = _by_groups(*flat, call.groups(kind), seen, scaling, kwargs)
+        groups, order = call.groups(kind)
+        answers = _by_groups(*flat, groups, seen, scaling, kwargs).index_select(0, order)
     return answers.view(lines, tokens, *answers.shape[1:]), None
 
 
@@ -118,14 +125,14 @@ def _by_groups(
     query: Flat,
     key: Tensor,
     value: Tensor,
-    groups: tuple[tuple[Group, ...], Int[Tensor, " flat"]],
+    groups: Sequence[Group],
     seen_by: Callable[[int], Seen],
     scaling: float | None,
     kwargs: dict[str, Any],
-) -> Float[Tensor, "flat heads value_dim"]:
-    """Sequences of like length at once, with a mask for what each query sees."""
+) -> Float[Tensor, "answers heads value_dim"]:
+    """Sequences of like length at once, with a mask for what each query sees; their padding too."""
     answers = []
-    for index, group in enumerate(groups[0]):
+    for index, group in enumerate(groups):
         seen = seen_by(index)
         answer = attend(
             _take(query, group.query_at),
@@ -139,8 +146,29 @@ def _by_groups(
             sinks=kwargs.get("s_aux"),
         )
         answers.append(answer.transpose(1, 2).flatten(0, 1))
-    together = answers[0] if len(answers) == 1 else torch.cat(answers)
-    return together.index_select(0, groups[1])
+    return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+
+def _autocast(query: Queries, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As PyTorch's own attention takes them: rotary positions leave queries and keys in float32."""
+    kind = query.device.type
+    if not torch.is_autocast_enabled(kind):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(kind)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
+
+
+def _refuse_unknown(module: nn.Module, mask: Tensor | None, kwargs: dict[str, Any]) -> None:
+    """Refuse what would be lost here: a mask of the module's own, or a choice of keys.
+
+    Raises:
+        BackboneError: the module gives its attention such a thing; the probe lets the model be.
+    """
+    lost = [name for name in LOST if kwargs.get(name) is not None]
+    if mask is not None and mask.numel():
+        lost.append("a mask of its own")
+    if lost:
+        raise BackboneError(f"{type(module).__name__} gives its attention {', '.join(lost)}.")
 
 
 def _is_plain(kwargs: dict[str, Any], by_place: Tensor | None, longest: int) -> bool:

@@ -21,6 +21,7 @@ from ptune.errors import ArchitectureError
 from ptune.inject import shims
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
+from ptune.inject.masks import hidden_window
 from ptune.inject.session import injected
 from ptune.inject.sides import input_embeddings, is_two_sided, run_body
 from ptune.inject.sites import Geometry, Kind, Site
@@ -68,6 +69,7 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
             break
     else:
         raise ArchitectureError(_refusal(body, _UNLIKE))
+    hidden = hidden_window(body, sites, lambda: _native(body, rows[0])) if sites else None
     return Geometry(
         num_embeddings=len(table),
         width=table.shape[1],
@@ -78,7 +80,7 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
         takes=frozenset(takes),
         first_position=first,
         relative=relative,
-        max_tokens=_max_tokens(config, first, takes),
+        max_tokens=_narrower(_max_tokens(config, first, takes), hidden),
         also_embedding=_also_embedding(body, rows[0]),
     )
 
@@ -101,6 +103,9 @@ def _probe_two_sided(body: PreTrainedModel) -> Geometry:
         reason = "its attention does not go through transformers' AttentionInterface"
         raise ArchitectureError(_refusal(body, reason))
     limit = getattr(config, "max_position_embeddings", None)
+    hidden = hidden_window(
+        body, sites, lambda: _native_pair(body, *(row.to(device) for row in rows))
+    )
     return Geometry(
         num_embeddings=len(table),
         width=table.shape[1],
@@ -111,7 +116,7 @@ def _probe_two_sided(body: PreTrainedModel) -> Geometry:
         takes=frozenset(takes),
         first_position=0,
         relative=limit is None,
-        max_tokens=limit,
+        max_tokens=_narrower(limit, hidden),
         two_sided=True,
     )
 
@@ -311,3 +316,8 @@ def _max_tokens(config: Any, first: int, takes: Set[str]) -> int | None:
     if limit is None or "position_ids" not in takes:
         return None
     return int(limit) - first
+
+
+def _narrower(limit: int | None, hidden: int | None) -> int | None:
+    """Rows as long as both allow: a window that only masks have hides nothing up to its width."""
+    return min((one for one in (limit, hidden) if one is not None), default=None)

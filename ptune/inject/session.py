@@ -46,7 +46,7 @@ class Injection:
         self.two_sided = is_two_sided(model)
         decoding = model.get_decoder().modules() if self.two_sided else ()
         self._decoding = set(map(id, decoding))
-        self._configs = _configs(model)
+        self._configs = configs_of(model)
         self._implementation = ""
         self._packed_name = attention.PACKED
         if shims.wants_a_mask(model):
@@ -139,7 +139,7 @@ class Injection:
         first, *others = input_embeddings(self.model)
         self._embeddings = [EmbeddingHooks(first, also, padding), *map(EmbeddingHooks, others)]
         self._undo += [embedding.remove for embedding in self._embeddings]
-        self._undo.append(_remember_implementation(self._configs))
+        self._undo.append(remember_implementation(self._configs))
         for module in self.model.modules():
             module.__dict__["_ptune"] = self
         self._undo.append(self._untag)
@@ -198,13 +198,14 @@ def _site_table(model: PreTrainedModel, sites: Sequence[Site]) -> dict[int, list
     return table
 
 
-def _configs(model: PreTrainedModel) -> list[Any]:
+def configs_of(model: PreTrainedModel) -> list[Any]:
     """Every config object from which a module reads its attention implementation."""
     found = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     return [c for c in found.values() if hasattr(c, "_attn_implementation")]
 
 
-def _remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
+def remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
+    """Note by which attention a model runs; returns what puts it back."""
     before = [(config, config._attn_implementation) for config in configs]
 
     def restore() -> None:
