@@ -30,7 +30,7 @@ from ptune.data import (
     sift,
     told_blank,
 )
-from ptune.errors import DataError
+from ptune.errors import ArtifactError, DataError
 from ptune.evaluation import Evaluation, evaluate_examples, predict_examples
 from ptune.prompt import SoftPrompt
 from ptune.tags import scheme_of
@@ -104,9 +104,33 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
         )
     head = task.head(backbone.geometry.hidden)
     if head is not None:
+        _check_head(prompt, head)
         head.load_state_dict(dict(prompt.head))
         head.to(backbone.device).eval()
+    if prompt.vectors is not None and prompt.vectors.shape[1] != backbone.geometry.width:
+        raise ArtifactError(
+            f"The prompt's virtual tokens are {prompt.vectors.shape[1]} wide, and this backbone's "
+            f"embeddings {backbone.geometry.width}. Use the backbone that it was trained with."
+        )
     return Ready(backbone, prompt.tensors(backbone.device), task, head)
+
+
+def _check_head(prompt: SoftPrompt, head: nn.Module) -> None:
+    """Refuse a head that is not there, or that reads states of another width."""
+    if not prompt.head:
+        raise ArtifactError(
+            "The prompt has no head, which its task needs: it is a start for others, as `ptune "
+            "share` leaves one. Train with init: prompt:FOLDER, or use the prompt of one of the "
+            "sets."
+        )
+    for name, weight in head.state_dict().items():
+        found = prompt.head.get(name)
+        if found is None or found.shape != weight.shape:
+            shape = "nothing" if found is None else f"numbers of the shape {tuple(found.shape)}"
+            raise ArtifactError(
+                f"The prompt's head has {shape} as {name}, and on this backbone its task needs "
+                f"{tuple(weight.shape)}. Use the backbone that it was trained with."
+            )
 
 
 def _with_its_weights(

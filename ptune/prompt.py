@@ -226,6 +226,11 @@ class SoftPrompt:
         if isinstance(source, str) and source.startswith("hub:"):
             folder = artifact.pull(source.removeprefix("hub:"), revision=revision, api=api)
         document, tensors = artifact.read_folder(folder, name=name)
+        if "progress" in document:
+            raise ArtifactError(
+                f"{name}: is a checkpoint of a run, which only the run's own command goes on with "
+                "(--resume). The prompt is in the folder prompt beside it, once the run has ended."
+            )
         for key, kind in _KINDS.items():
             if not isinstance(document.get(key), kind):
                 raise ArtifactError(

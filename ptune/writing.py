@@ -20,32 +20,40 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ArtifactError: it cannot be written; what was there is untouched.
     """
-    with _aside(path) as aside:
+    with _aside(path, "--output") as aside:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, option: str = "--output", reads: str | None = None) -> None:
     """Refuse a place where no file can be written, before the work that leads to it.
 
+    Args:
+        option: by which the place was named.
+        reads: the file that the work reads, which would be lost.
     Raises:
         ArtifactError: it cannot be written.
     """
-    with _aside(path) as aside:
+    if reads is not None and path.exists() and Path(reads).exists() and path.samefile(reads):
+        raise ArtifactError(
+            f"{path}: is the file that is read, and would be lost. Choose another place for "
+            f"{option}."
+        )
+    with _aside(path, option) as aside:
         aside.touch()
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "Is a directory")
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def _aside(path: Path, option: str) -> Iterator[Path]:
     """A name beside a file, cleared up at the end."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.parent / f".{path.name}.{os.getpid()}"  # "." and "/" have no name
     try:
         yield aside
     except OSError as error:
         raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror}). Choose another place for --output."
+            f"{path}: cannot be written ({error.strerror}). Choose another place for {option}."
         ) from None
     finally:
         with suppress(OSError):

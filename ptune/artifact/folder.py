@@ -37,6 +37,9 @@ from ptune.artifact.contents import (
 )
 from ptune.errors import ArtifactError
 
+# In the folder of a run.
+PROMPT = "prompt"
+
 # Files that desktops leave everywhere; they do not make a folder somebody else's.
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 # Whatever an interrupted write left behind is removed after this time; until then it may belong to
@@ -268,4 +271,5 @@ def _no_prompt(name: str, folder: Path) -> str:
     if "adapter_config.json" in files:
         return f"{name}: is a PEFT adapter. Make it a prompt of ptune's first: ptune import {name}."
     found = f"it holds {few(files)}" if files else "it is empty"
-    return f"{name}: is no prompt folder: {found}, and no {DOCUMENT}. Give another folder."
+    advice = f"Its prompt is {Path(name) / PROMPT}" if PROMPT in files else "Give another folder"
+    return f"{name}: is no prompt folder: {found}, and no {DOCUMENT}. {advice}."

@@ -1,6 +1,7 @@
 """The typer application, the options that several verbs have, and what they print."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -77,9 +78,16 @@ def load_prompt(prompt: str, backbone: str | None, way: Way = AS_TRAINED) -> tup
         options["quantization"] = None
     if backbone is not None:
         return soft, Backbone.load(backbone, **options)
+    if soft.backbone.startswith("./") and not Path(soft.backbone).exists():
+        raise BackboneError(
+            f"{prompt}: was trained on a model in a folder named {soft.backbone[2:]}; a prompt "
+            "keeps no more of a path than that. Say where the folder is with --backbone."
+        )
     try:
         return soft, Backbone.load(soft.backbone, revision=soft.settings.get("revision"), **options)
     except BackboneError as error:
+        if not str(error).startswith(f'Backbone "{soft.backbone}"'):
+            raise
         raise BackboneError(f"{error} If it lies elsewhere, say where with --backbone.") from error
 
 

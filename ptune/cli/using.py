@@ -55,7 +55,7 @@ def evaluate(
     from ptune.api import evaluate as evaluate_prompt
     from ptune.display import show_scores
 
-    write = None if predictions is None else writer(predictions, soft, data)
+    write = None if predictions is None else writer(predictions, soft, data, option="--predictions")
     evaluation = evaluate_prompt(
         loaded, soft, data, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
     )
@@ -126,7 +126,7 @@ def predict(
 
     write = None
     if output is not None and (keep_rows or at_least is not None):
-        write = labelled_writer(output, soft, at_least)
+        write = labelled_writer(output, soft, input_, at_least)
     elif output is not None:
         write = writer(output, soft, input_, skip=skip_bad_rows)
     inputs: Any = texts if input_ is None else input_

@@ -46,12 +46,14 @@ def shown_lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
     return [f"{kept.unit} {number}: {line}" for number, line in numbered]
 
 
-def writer(output: Path, soft: Any, source: str | None, *, skip: bool = False) -> Write:
+def writer(
+    output: Path, soft: Any, source: str | None, *, skip: bool = False, option: str = "--output"
+) -> Write:
     """What writes predictions to a file; what stands in its way is said now, before the work."""
     from ptune.data import ids_of, kept_rows_for
     from ptune.writing import check_writable, write_text
 
-    check_writable(output)
+    check_writable(output, option=option, reads=source)
     if soft.task != "question-answering" or output.suffix != ".json" or source is None:
 
         def write_lines(predictions: Sequence[Any], rows: Any = None) -> int:
@@ -71,15 +73,16 @@ def writer(output: Path, soft: Any, source: str | None, *, skip: bool = False) -
     return write_by_id
 
 
-def labelled_writer(output: Path, soft: Any, at_least: float | None) -> Write:
+def labelled_writer(output: Path, soft: Any, source: str | None, at_least: float | None) -> Write:
     """What writes rows with their answers as labels, in JSON lines.
 
     Args:
+        source: the file of the rows.
         at_least: probability of an answer whose row is kept; None keeps all.
     """
     from ptune.writing import check_writable, write_text
 
-    check_writable(output)
+    check_writable(output, reads=source)
     if at_least is not None and not _is_whole(soft):
         raise ConfigError(
             "--at-least goes with answers that are one label each; those of this prompt (task "

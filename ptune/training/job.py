@@ -268,10 +268,17 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         *data.notes,
         *notes,
         *layout(recipe, backbone),
-        *(learner.load() if job.resume else ()),
+        *(learner.load() if job.resume else _replaced(job.output)),
     ]
     facts = facts_of(recipe, backbone, used, training, prompt.numbers, notes)
     return _Made(job, learner, testing, facts, {})
+
+
+def _replaced(output: Path | None) -> list[str]:
+    """A sentence where a run that was stopped loses its state to this one."""
+    if output is None or not exists(output / CHECKPOINT):
+        return []
+    return [f"{output}: an earlier run is replaced; resume would have gone on with it."]
 
 
 def _remembered(

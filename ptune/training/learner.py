@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptune.batch import PromptTensors
-from ptune.errors import TrainingError
+from ptune.errors import ConfigError, TrainingError
 from ptune.evaluation import Evaluation, Measured, PromptedRows, summarize
 from ptune.run import Read
 from ptune.tasks import Example, Task
@@ -290,6 +290,12 @@ class Learner:
         loaded = checkpoint.load(
             self.folder, prompt=self.prompt, optimizer=self.optimizer, identity=self._identity
         )
+        if loaded.notes and loaded.progress.step >= self.plan.steps:
+            raise ConfigError(
+                f"{self.folder}: the run is at its end, step {loaded.progress.step}, so a change "
+                f"would have no effect. ({loaded.notes[0]}) Resume with the settings it had, or "
+                "start a run of its own with another output."
+            )
         self.progress, self.best = loaded.progress, loaded.best
         if self.average is not None:
             self.average.load(loaded.average)

@@ -197,7 +197,10 @@ def test_a_backbone_that_lies_elsewhere(trained, ptune, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = ptune("predict", trained, "late")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert err.endswith("If it lies elsewhere, say where with --backbone.\n")
+    assert err == (
+        f"ptune: {trained}: was trained on a model in a folder named backbone; a prompt keeps no "
+        "more of a path than that. Say where the folder is with --backbone.\n"
+    )
 
 
 def test_texts_for_a_template_of_two_fields(place, ptune, tmp_path):
