@@ -272,7 +272,7 @@ def test_a_template_that_does_not_fit_is_refused():
     with refuses(
         'template "{soft:6}It was {text} {label}": 6 virtual tokens, 2 of text and specials and '
         "3 of the longest label are 11, more than max_tokens = 10. "
-        "Shorten the template or raise max_tokens."
+        "Shorten the template, or raise max_tokens if it is not the model's own limit."
     ):
         bind("{soft:6}It was {text} {label}", max_tokens=10, label_words=["no", "no no no"])
 

@@ -1,6 +1,5 @@
 """What a user has is kept: files that are read, runs that ended, prompts that fit elsewhere."""
 
-import json
 import shutil
 
 import pytest

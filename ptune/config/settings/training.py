@@ -45,7 +45,7 @@ class TrainingSettings(BaseModel):
     epochs: int | None = _setting(
         None, "Passes over the training rows; null: 5, and up to 20 where rows are few.", low=1
     )
-    max_steps: int | None = _setting(None, "Stop after so many steps, whatever epochs says.", low=1)
+    max_steps: int | None = _setting(None, "Stop after so many steps at most.", low=1)
     batch_size: int = _setting(BATCH_SIZE, "Rows that are run at once.", low=1)
     tokens_per_batch: int | None = _setting(
         None, "Tokens that are run at once, in rows of like length, in place of batch_size.", low=1
