@@ -72,14 +72,22 @@ class ProgressBar:
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
     """What is worth knowing before a run, as lines."""
     first = (
-        f"{facts['backbone']}: {facts['training rows']} rows to train on, "
-        f"{facts['validation rows']} to validate, {facts['trained parameters']:,} trained numbers "
+        f"{facts['backbone']}: {_rows(facts['training rows'])} rows to train on, "
+        f"{_rows(facts['validation rows'])} to validate, {facts['trained parameters']:,} trained numbers "
         f"({100 * _number(facts['trained share']):.3g} % of the backbone's)"
     )
     lines = [first]
     lines += [str(facts[key]) for key in ("rows cut", "imbalance", "frozen trunk") if key in facts]
     notes = facts.get("notes")
     return lines + ([str(note) for note in notes] if isinstance(notes, list) else [])
+
+
+def _rows(count: object) -> str:
+    """How many rows, and of several sets how many of each."""
+    if not isinstance(count, Mapping):
+        return str(count)
+    each = ", ".join(f"{name} {number}" for name, number in count.items())
+    return f"{sum(count.values())} ({each})"
 
 
 def _number(value: object) -> float:
