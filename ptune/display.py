@@ -22,6 +22,7 @@ from ptune.config.presets import Preset
 from ptune.errors import TrainingError
 from ptune.prompt import SoftPrompt, nearest_tokens
 from ptune.showcase import Outcome
+from ptune.tables import console
 from ptune.tasks import Prediction
 from ptune.training import Result
 from ptune.training.schedule import Plan
@@ -33,7 +34,6 @@ SHARES = frozenset(
     {"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"}
     | {"answerable_f1", "answerable_exact_match", "unanswerable_accuracy", "best_f1"}
 )
-console = Console()
 
 
 class ProgressBar:
@@ -54,7 +54,7 @@ class ProgressBar:
         """Say what is trained on. The bar appears now: an error before leaves no trace of it."""
         self._bar.start()
         for line in fact_lines(facts) if self._tells else []:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(line, highlight=False)
         self._task = self._bar.add_task(self._name, total=plan.steps, loss="", score="")
 
     def on_step(self, step: int, plan: Plan, loss: float) -> None:
@@ -73,7 +73,8 @@ def fact_lines(facts: Mapping[str, object]) -> list[str]:
     """What is worth knowing before a run, as lines."""
     first = (
         f"{facts['backbone']}: {_rows(facts['training rows'])} rows to train on, "
-        f"{_rows(facts['validation rows'])} to validate, {facts['trained parameters']:,} trained numbers "
+        f"{_rows(facts['validation rows'])} to validate, "
+        f"{facts['trained parameters']:,} trained numbers "
         f"({100 * _number(facts['trained share']):.3g} % of the backbone's)"
     )
     lines = [first]
@@ -111,13 +112,13 @@ def watching_all(
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}  {task.fields[score]}"),
+        TextColumn("{task.fields[loss]}  {task.fields[score]}", markup=False),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True))
+    bar = Progress(*columns, console=Console(stderr=True, markup=False, emoji=False))
     try:
         yield [ProgressBar(bar, name, tells=at == 0) for at, name in enumerate(names)]
     finally:
@@ -134,7 +135,6 @@ def show_result(result: Result, output: Path) -> None:
         f"{result.steps} steps in {result.seconds:.1f} s. The prompt is in {output / 'prompt'} "
         f"({size / 1000:.1f} kB).",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 
@@ -162,13 +162,12 @@ def show_replicas(
         console.print(table)
     for name, result in zip(names, results, strict=True):
         if isinstance(result, TrainingError):
-            console.print(f"{name}: {result}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{name}: {result}", highlight=False, soft_wrap=True)
     if trained:
         seconds = max(result.seconds for result in trained.values())  # equal: those of all
         console.print(
             f"Trained side by side in {seconds:.1f} s. The prompts are in {output}/*/prompt.",
             highlight=False,
-            markup=False,
             soft_wrap=True,
         )
 
@@ -182,7 +181,6 @@ def show_shared(result: SharedResult, output: Path) -> None:
         f"{result.steps} steps in {result.seconds:.1f} s. The prompts are in {output}/*/prompt; "
         f"{output}/{SHARED}/prompt is the one that all sets share.",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 
@@ -201,7 +199,7 @@ def show_presets(presets: Sequence[Preset]) -> None:
         table.add_row(one.name, one.settings.get("backbone", ""), published, said)
     console.print(table)
     for source, differs in dict.fromkeys((one.source, one.differs) for one in presets):
-        console.print(f"{source} Here: {differs}", highlight=False, markup=False)
+        console.print(f"{source} Here: {differs}", highlight=False)
 
 
 def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -243,9 +241,7 @@ def show_demo(outcome: Outcome) -> None:
     for text, prediction in outcome.examples:
         table.add_row(text, prediction_line(prediction))
     console.print(table)
-    console.print(
-        f'Try it: ptune predict {outcome.folder} "your message"', highlight=False, markup=False
-    )
+    console.print(f'Try it: ptune predict {outcome.folder} "your message"', highlight=False)
 
 
 def show_bench(result: BenchResult) -> None:
@@ -261,7 +257,7 @@ def show_bench(result: BenchResult) -> None:
     table.add_row("times the floor", *(f"{s.seconds / floor:.2f}" for s in sides.values()))
     console.print(table)
     for line in bench_lines(result):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 _BENCH_ROWS: Mapping[str, Callable[[SideTimes], str]] = {

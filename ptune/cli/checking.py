@@ -61,12 +61,12 @@ def doctor(
 
 
 def _show(report: Any) -> None:
-    from ptune.display import console
+    from ptune.tables import console
 
     named = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    console.print(f"{report.model}  {report.family}", highlight=False, markup=False)
-    console.print(f"{report.parameters:,} parameters; {named}", highlight=False, markup=False)
-    console.print(f"batches are {report.batches}", highlight=False, markup=False)
+    console.print(f"{report.model}  {report.family}", highlight=False)
+    console.print(f"{report.parameters:,} parameters; {named}", highlight=False)
+    console.print(f"batches are {report.batches}", highlight=False)
     if report.sites:
         console.print(_sites(report))
     console.print(_findings(report))

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ptune.display import console
+from ptune.tables import console
 from ptune.probing.record import PROTOCOL, means_of
 
 
@@ -26,8 +26,8 @@ def show_probed(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     table.add_row("mean", "", "", "", *map(_probe_scores, means))
     console.print(table)
     for line in probed_lines(found):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Results and prompts are in {output}.", highlight=False, markup=False)
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"Results and prompts are in {output}.", highlight=False)
 
 
 def _common(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
