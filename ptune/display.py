@@ -22,7 +22,7 @@ from ptune.config.presets import Preset
 from ptune.errors import TrainingError
 from ptune.prompt import SoftPrompt, nearest_tokens
 from ptune.showcase import Outcome
-from ptune.tables import console
+from ptune.tables import Line, across, console, named
 from ptune.tasks import Prediction
 from ptune.training import Result
 from ptune.training.schedule import Plan
@@ -145,21 +145,9 @@ def show_replicas(
     """A table a split: a line a replica, and the mean of all with its deviation."""
     trained = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Result)}
     for split, row in spread(results).items():
-        table = Table(split, *row)
-        for name, one in trained.items():
-            scores = one.scores[split]
-            table.add_row(name, *(_score(score, scores[score]) for score in row))
-        table.add_section()
-        for word in ("mean", "deviation"):
-            table.add_row(word, *(_score(score, both[word]) for score, both in row.items()))
-        ends = [both["interval"] for both in row.values()]
-        if all(ends):
-            shown = (
-                f"{_score(s, low)} .. {_score(s, high)}"
-                for s, (low, high) in zip(row, ends, strict=True)
-            )
-            table.add_row("95 % interval", *shown)
-        console.print(table)
+        scored = {name: one.scores[split] for name, one in trained.items()}
+        each = [(n, [_score(score, own[score]) for score in row]) for n, own in scored.items()]
+        console.print(across(split, list(row), each, _spread_lines(row)))
     for name, result in zip(names, results, strict=True):
         if isinstance(result, TrainingError):
             console.print(f"{name}: {result}", highlight=False, soft_wrap=True)
@@ -170,6 +158,19 @@ def show_replicas(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _spread_lines(row: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    """Mean and deviation of each score, and the interval where there are several runs."""
+    lines: list[Line] = [
+        (word, [_score(score, both[word]) for score, both in row.items()])
+        for word in ("mean", "deviation")
+    ]
+    ends = {score: both["interval"] for score, both in row.items()}
+    if all(ends.values()):
+        shown = [f"{_score(s, low)} .. {_score(s, high)}" for s, (low, high) in ends.items()]
+        lines.append(("95 % interval", shown))
+    return lines
 
 
 def show_shared(result: SharedResult, output: Path) -> None:
@@ -191,12 +192,12 @@ _SHOWN = ("prompt_length", "lr", "batch_size", "epochs", "seed")
 
 def show_presets(presets: Sequence[Preset]) -> None:
     """A line a preset, and of each source where it is from and what differs."""
-    table = Table("preset", "backbone", "published", "settings")
+    table = named("preset\n  its backbone", "published", "settings")
     for one in presets:
         published = ", ".join(f"{name} {100 * score:.1f}" for name, score in one.published.items())
         own = {key: one.settings[key] for key in _SHOWN if key in one.settings}
         said = ", ".join(f"{key} {value}" for key, value in own.items())
-        table.add_row(one.name, one.settings.get("backbone", ""), published, said)
+        table.add_row(f"{one.name}\n  {one.settings.get('backbone', '')}", published, said)
     console.print(table)
     for source, differs in dict.fromkeys((one.source, one.differs) for one in presets):
         console.print(f"{source} Here: {differs}", highlight=False)
@@ -221,16 +222,17 @@ def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
 
 def _show_table(scores: Mapping[str, Mapping[str, float]]) -> None:
     names = list(dict.fromkeys(name for row in scores.values() for name in row))
-    table = Table("", *names)
-    for split, row in scores.items():
-        table.add_row(split, *(_score(name, row[name]) if name in row else "" for name in names))
-    console.print(table)
+    lines = [
+        (split, [_score(name, row[name]) if name in row else "" for name in names])
+        for split, row in scores.items()
+    ]
+    console.print(across("", names, lines))
 
 
 def show_demo(outcome: Outcome) -> None:
     """The demo's last word: what the prompt changed, and what it cost."""
     result = outcome.result
-    table = Table(title="250 messages that the prompt never saw", show_header=False)
+    table = Table("", "", title="250 messages that the prompt never saw", show_header=False)
     table.add_row("always the larger class", _score("accuracy", outcome.majority))
     table.add_row("untuned backbone", _score("accuracy", outcome.untuned))
     table.add_row("tuned prompt", _score("accuracy", result.scores["test"]["accuracy"]))
@@ -247,7 +249,7 @@ def show_demo(outcome: Outcome) -> None:
 def show_bench(result: BenchResult) -> None:
     """What a step costs, and the sentences that belong to it."""
     sides = {"ptune": result.ptune} | ({"PEFT": result.peft} if result.peft else {})
-    table = Table("a training step", *sides)
+    table = named("a training step", *sides)
     for name, cell in _BENCH_ROWS.items():
         table.add_row(name, *map(cell, sides.values()))
     floor = result.floor_seconds
@@ -331,7 +333,7 @@ def nearest_words(backbone: Any, prompt: SoftPrompt, count: int) -> list[str]:
 
 def show_summary(summary: Mapping[str, Any]) -> None:
     """Everything of a prompt that is no tensor."""
-    table = Table(show_header=False)
+    table = Table("", Column(overflow="fold"), show_header=False)
     near = summary.get("nearest tokens", [])
     for key, value in summary.items():
         if key == "scores":
@@ -357,7 +359,7 @@ def _plain(value: object) -> str:
 
 def show_settings(rows: Sequence[SettingRow]) -> None:
     """Every setting: default, range, meaning."""
-    table = Table(Column("setting", no_wrap=True), "default", "allowed", "meaning")
+    table = named("setting", "default", "allowed", "meaning")
     group = ""
     for row in rows:
         if row.group != group:

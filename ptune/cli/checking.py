@@ -87,7 +87,9 @@ def _sites(report: Any) -> Table:
 
 
 def _findings(report: Any) -> Table:
-    table = Table("truth", "outcome", "difference", "against what, or why not")
+    from ptune.tables import named
+
+    table = named("truth", "outcome", "difference", "against what, or why not")
     for found in report.findings:
         far = "" if found.difference is None else _difference(found.difference)
         table.add_row(found.truth, found.outcome, far, found.note)

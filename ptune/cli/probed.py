@@ -4,17 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from ptune.tables import console
 from ptune.probing.record import PROTOCOL, means_of
+from ptune.tables import console, named
 
 
 def show_probed(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     """A line a relation, its scores by method, and the mean over relations."""
     names = list(dict.fromkeys(name for own in found.values() for name in own))
     heads = [f"{method}: P@1 P@10 MRR" for method in found]
-    table = Table("relation", "facts", "dropped", "majority", *heads)
+    table = named("relation", "facts", "dropped", "majority", *heads)
     for name in names:
         scored = [own[name] for own in found.values() if "scores" in own.get(name, {})]
         if scored:
