@@ -26,14 +26,8 @@ from ptune.tables import Line, across, console, named
 from ptune.tasks import Prediction
 from ptune.training import Result
 from ptune.training.schedule import Plan
-from ptune.training.scores import spread
+from ptune.training.scores import SHARES, spread
 from ptune.training.sharing import SHARED, SharedResult
-
-# Scores that are shares of 1 and are shown in percent.
-SHARES = frozenset(
-    {"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"}
-    | {"answerable_f1", "answerable_exact_match", "unanswerable_accuracy", "best_f1"}
-)
 
 
 class ProgressBar:
