@@ -22,18 +22,12 @@ from ptune.config.presets import Preset
 from ptune.errors import TrainingError
 from ptune.prompt import SoftPrompt, nearest_tokens
 from ptune.showcase import Outcome
+from ptune.tables import Line, across, console, named
 from ptune.tasks import Prediction
 from ptune.training import Result
 from ptune.training.schedule import Plan
-from ptune.training.scores import spread
+from ptune.training.scores import SHARES, spread
 from ptune.training.sharing import SHARED, SharedResult
-
-# Scores that are shares of 1 and are shown in percent.
-SHARES = frozenset(
-    {"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"}
-    | {"answerable_f1", "answerable_exact_match", "unanswerable_accuracy", "best_f1"}
-)
-console = Console()
 
 
 class ProgressBar:
@@ -54,7 +48,7 @@ class ProgressBar:
         """Say what is trained on. The bar appears now: an error before leaves no trace of it."""
         self._bar.start()
         for line in fact_lines(facts) if self._tells else []:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(line, highlight=False)
         self._task = self._bar.add_task(self._name, total=plan.steps, loss="", score="")
 
     def on_step(self, step: int, plan: Plan, loss: float) -> None:
@@ -72,14 +66,23 @@ class ProgressBar:
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
     """What is worth knowing before a run, as lines."""
     first = (
-        f"{facts['backbone']}: {facts['training rows']} rows to train on, "
-        f"{facts['validation rows']} to validate, {facts['trained parameters']:,} trained numbers "
+        f"{facts['backbone']}: {_rows(facts['training rows'])} rows to train on, "
+        f"{_rows(facts['validation rows'])} to validate, "
+        f"{facts['trained parameters']:,} trained numbers "
         f"({100 * _number(facts['trained share']):.3g} % of the backbone's)"
     )
     lines = [first]
     lines += [str(facts[key]) for key in ("rows cut", "imbalance", "frozen trunk") if key in facts]
     notes = facts.get("notes")
     return lines + ([str(note) for note in notes] if isinstance(notes, list) else [])
+
+
+def _rows(count: object) -> str:
+    """How many rows, and of several sets how many of each."""
+    if not isinstance(count, Mapping):
+        return str(count)
+    each = ", ".join(f"{name} {number}" for name, number in count.items())
+    return f"{sum(count.values())} ({each})"
 
 
 def _number(value: object) -> float:
@@ -103,13 +106,13 @@ def watching_all(
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}  {task.fields[score]}"),
+        TextColumn("{task.fields[loss]}  {task.fields[score]}", markup=False),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True))
+    bar = Progress(*columns, console=Console(stderr=True, markup=False, emoji=False))
     try:
         yield [ProgressBar(bar, name, tells=at == 0) for at, name in enumerate(names)]
     finally:
@@ -126,7 +129,6 @@ def show_result(result: Result, output: Path) -> None:
         f"{result.steps} steps in {result.seconds:.1f} s. The prompt is in {output / 'prompt'} "
         f"({size / 1000:.1f} kB).",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 
@@ -137,32 +139,32 @@ def show_replicas(
     """A table a split: a line a replica, and the mean of all with its deviation."""
     trained = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Result)}
     for split, row in spread(results).items():
-        table = Table(split, *row)
-        for name, one in trained.items():
-            scores = one.scores[split]
-            table.add_row(name, *(_score(score, scores[score]) for score in row))
-        table.add_section()
-        for word in ("mean", "deviation"):
-            table.add_row(word, *(_score(score, both[word]) for score, both in row.items()))
-        ends = [both["interval"] for both in row.values()]
-        if all(ends):
-            shown = (
-                f"{_score(s, low)} .. {_score(s, high)}"
-                for s, (low, high) in zip(row, ends, strict=True)
-            )
-            table.add_row("95 % interval", *shown)
-        console.print(table)
+        scored = {name: one.scores[split] for name, one in trained.items()}
+        each = [(n, [_score(score, own[score]) for score in row]) for n, own in scored.items()]
+        console.print(across(split, list(row), each, _spread_lines(row)))
     for name, result in zip(names, results, strict=True):
         if isinstance(result, TrainingError):
-            console.print(f"{name}: {result}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{name}: {result}", highlight=False, soft_wrap=True)
     if trained:
         seconds = max(result.seconds for result in trained.values())  # equal: those of all
         console.print(
             f"Trained side by side in {seconds:.1f} s. The prompts are in {output}/*/prompt.",
             highlight=False,
-            markup=False,
             soft_wrap=True,
         )
+
+
+def _spread_lines(row: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    """Mean and deviation of each score, and the interval where there are several runs."""
+    lines: list[Line] = [
+        (word, [_score(score, both[word]) for score, both in row.items()])
+        for word in ("mean", "deviation")
+    ]
+    ends = {score: both["interval"] for score, both in row.items()}
+    if all(ends.values()):
+        shown = [f"{_score(s, low)} .. {_score(s, high)}" for s, (low, high) in ends.items()]
+        lines.append(("95 % interval", shown))
+    return lines
 
 
 def show_shared(result: SharedResult, output: Path) -> None:
@@ -174,7 +176,6 @@ def show_shared(result: SharedResult, output: Path) -> None:
         f"{result.steps} steps in {result.seconds:.1f} s. The prompts are in {output}/*/prompt; "
         f"{output}/{SHARED}/prompt is the one that all sets share.",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 
@@ -185,15 +186,15 @@ _SHOWN = ("prompt_length", "lr", "batch_size", "epochs", "seed")
 
 def show_presets(presets: Sequence[Preset]) -> None:
     """A line a preset, and of each source where it is from and what differs."""
-    table = Table("preset", "backbone", "published", "settings")
+    table = named("preset\n  its backbone", "published", "settings")
     for one in presets:
         published = ", ".join(f"{name} {100 * score:.1f}" for name, score in one.published.items())
         own = {key: one.settings[key] for key in _SHOWN if key in one.settings}
         said = ", ".join(f"{key} {value}" for key, value in own.items())
-        table.add_row(one.name, one.settings.get("backbone", ""), published, said)
+        table.add_row(f"{one.name}\n  {one.settings.get('backbone', '')}", published, said)
     console.print(table)
     for source, differs in dict.fromkeys((one.source, one.differs) for one in presets):
-        console.print(f"{source} Here: {differs}", highlight=False, markup=False)
+        console.print(f"{source} Here: {differs}", highlight=False)
 
 
 def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -215,16 +216,17 @@ def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
 
 def _show_table(scores: Mapping[str, Mapping[str, float]]) -> None:
     names = list(dict.fromkeys(name for row in scores.values() for name in row))
-    table = Table("", *names)
-    for split, row in scores.items():
-        table.add_row(split, *(_score(name, row[name]) if name in row else "" for name in names))
-    console.print(table)
+    lines = [
+        (split, [_score(name, row[name]) if name in row else "" for name in names])
+        for split, row in scores.items()
+    ]
+    console.print(across("", names, lines))
 
 
 def show_demo(outcome: Outcome) -> None:
     """The demo's last word: what the prompt changed, and what it cost."""
     result = outcome.result
-    table = Table(title="250 messages that the prompt never saw", show_header=False)
+    table = Table("", "", title="250 messages that the prompt never saw", show_header=False)
     table.add_row("always the larger class", _score("accuracy", outcome.majority))
     table.add_row("untuned backbone", _score("accuracy", outcome.untuned))
     table.add_row("tuned prompt", _score("accuracy", result.scores["test"]["accuracy"]))
@@ -235,15 +237,13 @@ def show_demo(outcome: Outcome) -> None:
     for text, prediction in outcome.examples:
         table.add_row(text, prediction_line(prediction))
     console.print(table)
-    console.print(
-        f'Try it: ptune predict {outcome.folder} "your message"', highlight=False, markup=False
-    )
+    console.print(f'Try it: ptune predict {outcome.folder} "your message"', highlight=False)
 
 
 def show_bench(result: BenchResult) -> None:
     """What a step costs, and the sentences that belong to it."""
     sides = {"ptune": result.ptune} | ({"PEFT": result.peft} if result.peft else {})
-    table = Table("a training step", *sides)
+    table = named("a training step", *sides)
     for name, cell in _BENCH_ROWS.items():
         table.add_row(name, *map(cell, sides.values()))
     floor = result.floor_seconds
@@ -253,7 +253,7 @@ def show_bench(result: BenchResult) -> None:
     table.add_row("times the floor", *(f"{s.seconds / floor:.2f}" for s in sides.values()))
     console.print(table)
     for line in bench_lines(result):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 _BENCH_ROWS: Mapping[str, Callable[[SideTimes], str]] = {
@@ -327,7 +327,7 @@ def nearest_words(backbone: Any, prompt: SoftPrompt, count: int) -> list[str]:
 
 def show_summary(summary: Mapping[str, Any]) -> None:
     """Everything of a prompt that is no tensor."""
-    table = Table(show_header=False)
+    table = Table("", Column(overflow="fold"), show_header=False)
     near = summary.get("nearest tokens", [])
     for key, value in summary.items():
         if key == "scores":
@@ -353,7 +353,7 @@ def _plain(value: object) -> str:
 
 def show_settings(rows: Sequence[SettingRow]) -> None:
     """Every setting: default, range, meaning."""
-    table = Table(Column("setting", no_wrap=True), "default", "allowed", "meaning")
+    table = named("setting", "default", "allowed", "meaning")
     group = ""
     for row in rows:
         if row.group != group:

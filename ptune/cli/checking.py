@@ -61,12 +61,12 @@ def doctor(
 
 
 def _show(report: Any) -> None:
-    from ptune.display import console
+    from ptune.tables import console
 
     named = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    console.print(f"{report.model}  {report.family}", highlight=False, markup=False)
-    console.print(f"{report.parameters:,} parameters; {named}", highlight=False, markup=False)
-    console.print(f"batches are {report.batches}", highlight=False, markup=False)
+    console.print(f"{report.model}  {report.family}", highlight=False)
+    console.print(f"{report.parameters:,} parameters; {named}", highlight=False)
+    console.print(f"batches are {report.batches}", highlight=False)
     if report.sites:
         console.print(_sites(report))
     console.print(_findings(report))
@@ -87,7 +87,9 @@ def _sites(report: Any) -> Table:
 
 
 def _findings(report: Any) -> Table:
-    table = Table("truth", "outcome", "difference", "against what, or why not")
+    from ptune.tables import named
+
+    table = named("truth", "outcome", "difference", "against what, or why not")
     for found in report.findings:
         far = "" if found.difference is None else _difference(found.difference)
         table.add_row(found.truth, found.outcome, far, found.note)

@@ -1,20 +1,21 @@
 """What `ptune probe` shows: a line a relation, and the mean over relations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from ptune.display import console
 from ptune.probing.record import PROTOCOL, means_of
+from ptune.tables import console, named
+
+# How many relations that fail alike are named; the others are counted.
+NAMED = 5
 
 
 def show_probed(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     """A line a relation, its scores by method, and the mean over relations."""
     names = list(dict.fromkeys(name for own in found.values() for name in own))
     heads = [f"{method}: P@1 P@10 MRR" for method in found]
-    table = Table("relation", "facts", "dropped", "majority", *heads)
+    table = named("relation", "facts", "dropped", "majority", *heads)
     for name in names:
         scored = [own[name] for own in found.values() if "scores" in own.get(name, {})]
         if scored:
@@ -26,8 +27,8 @@ def show_probed(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     table.add_row("mean", "", "", "", *map(_probe_scores, means))
     console.print(table)
     for line in probed_lines(found):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Results and prompts are in {output}.", highlight=False, markup=False)
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"Results and prompts are in {output}.", highlight=False)
 
 
 def _common(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -59,9 +60,23 @@ def probed_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     tried = {name for own in found.values() for name in own}
     which = "" if len(found) == 1 else ", those that every method could do"
     lines.append(f"mean: over {len(_common(found))} of {len(tried)} relations{which}.")
-    errors: dict[str, list[str]] = {}
+    return lines + _failures(found)
+
+
+def _failures(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each failure: the relations and methods it is of, and what it says."""
+    relations: dict[tuple[str, str], list[str]] = {}
     for method, own in found.items():
-        for entry in own.values():
+        for name, entry in own.items():
             if "error" in entry:
-                errors.setdefault(entry["error"], []).append(method)
-    return lines + [f"{', '.join(methods)}: {error}" for error, methods in errors.items()]
+                said = entry["error"].removeprefix(f"{name}: ")
+                relations.setdefault((said, method), []).append(name)
+    methods: dict[tuple[str, str], list[str]] = {}
+    for (said, method), names in relations.items():
+        methods.setdefault((_few(names), said), []).append(method)
+    return [f"{names} ({', '.join(own)}): {said}" for (names, said), own in methods.items()]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -10,6 +10,8 @@ the mean of all seeds with a probability of 95 % if scores are normal,
 
     mean +- t s / sqrt(n)          t: 97.5 % point of Student's t with n - 1 degrees of freedom
 
+cut to the values that the score can have: 0 .. 1 of shares, 0 and more of a loss.
+
 Knows finished runs; trains nothing.
 """
 
@@ -27,6 +29,16 @@ from ptune.writing import write_text
 
 FILE = "scores.json"
 CONFIDENCE = 0.95
+# Scores that are shares of 1 and are shown in percent.
+SHARES = frozenset(
+    {"accuracy", "macro_f1", "micro_f1", "exact_match", "f1", "precision", "recall"}
+    | {"answerable_f1", "answerable_exact_match", "unanswerable_accuracy", "best_f1"}
+)
+# Least and greatest value of scores that are no shares.
+_BOUNDS = {
+    **dict.fromkeys(("loss", "mse", "perplexity"), (0.0, math.inf)),
+    **dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)),
+}
 
 
 def reported_split(protocol: str, scores: Iterable[str]) -> str | None:
@@ -152,7 +164,7 @@ def _spread_of(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]
         found[name] = {
             "mean": mean,
             "deviation": deviation,
-            "interval": interval(mean, deviation, len(column)),
+            "interval": _clipped(name, interval(mean, deviation, len(column))),
             "runs": len(column),
         }
     return found
@@ -170,6 +182,16 @@ def interval(mean: float, deviation: float, runs: int) -> list[float] | None:
 
     half = float(t.ppf((1 + CONFIDENCE) / 2, runs - 1)) * deviation / math.sqrt(runs)
     return [mean - half, mean + half]
+
+
+def _clipped(name: str, ends: list[float] | None) -> list[float] | None:
+    """An interval without the values that the score cannot have; nan stays nan."""
+    if ends is None:
+        return None
+    kind = name.rpartition("/")[2]
+    low, high = (0.0, 1.0) if kind in SHARES else _BOUNDS.get(kind, (-math.inf, math.inf))
+    # In this order of arguments nan is kept.
+    return [min(max(end, low), high) for end in ends]
 
 
 def _finite(value: Any) -> Any:

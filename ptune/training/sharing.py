@@ -234,7 +234,9 @@ def _run(
     facts: dict[str, object] = {
         "backbone": backbone.name,
         "training rows": {one.name: len(one.rows.data.train) for one in sets},
+        "validation rows": {one.name: len(one.rows.data.validation or ()) for one in sets},
         "trained parameters": learner.prompt.numbers,
+        "trained share": learner.prompt.numbers / backbone.parameters,
         "notes": [*notes, *(note for one in sets for note in (*one.data.notes, *one.rows.notes))],
     }
     loop = Loop(backbone, [learner], accelerator=accelerator)

@@ -165,3 +165,22 @@ def test_the_head_is_trained_with_dropout_where_that_is_asked(backbone):
     assert plain.prompt.settings["head_dropout"] == 0
     assert dropped.prompt.settings["head_dropout"] == 0.5
     assert not (plain.prompt.head["linear.weight"] == dropped.prompt.head["linear.weight"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "ends"),
+    [
+        ("accuracy", (0.4, 0.9), (0.0, 1.0)),
+        ("thing/f1", (0.4, 0.9), (0.0, 1.0)),
+        ("loss", (0.1, 2.1), (0.0, 1.1 + 12.706)),  # 12.706: Student's t, 1 degree, 97.5 %
+        ("pearson", (-0.9, 0.9), (-1.0, 1.0)),
+    ],
+)
+def test_an_interval_holds_no_number_that_the_score_cannot_be(result, name, numbers, ends):
+    runs = [replace(result, scores={"test": {name: n}}) for n in numbers]
+    assert spread(runs)["test"][name]["interval"] == pytest.approx(ends, abs=1e-3)
+
+
+def test_the_interval_of_an_undefined_score_is_undefined(result):
+    runs = [replace(result, scores={"test": {"pearson": n}}) for n in (0.5, math.nan)]
+    assert all(map(math.isnan, spread(runs)["test"]["pearson"]["interval"]))
