@@ -65,6 +65,13 @@ def test_probe_prints_json_for_a_script(ptune, say, tmp_path):
         (["--method", "ptuning"], "--method ptuning is unknown. Known: manual, p-tuning"),
         (["method=p-tuning"], "method=p-tuning: ptune probe takes it as --method."),
         (["loss=labels"], "loss=labels: ptune probe decides loss for every relation. Leave it"),
+        (
+            ["train_backbone=true"],
+            "train_backbone=true: ptune probe asks what the backbone knows as it is, and never",
+        ),
+        (["backbone_lr=1e-3"], "backbone_lr=1e-3: ptune probe asks what the backbone knows as"),
+        (["bad_rows=skip"], "bad_rows=skip: ptune probe refuses a relation with a bad row, and"),
+        (["group_column=g"], "group_column=g: ptune probe has no use for it, and would ignore"),
         (["epoch=3"], "epoch"),
         (["--vocabulary", "nowhere.txt"], "nowhere.txt: the list of words cannot be read"),
         (["--templates", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
