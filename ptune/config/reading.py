@@ -118,8 +118,8 @@ def seeds_of(text: str) -> list[int]:
             )
         if not seeds or set(seeds) & set(found):
             raise ConfigError(
-                f"--seeds {text[:_SHOWN]}: give different seeds, as numbers and ranges, e.g. 0-7 or "
-                "0,3,5."
+                f"--seeds {text[:_SHOWN]}: give different seeds, as numbers and ranges, "
+                "e.g. 0-7 or 0,3,5."
             )
         found += seeds
     return found

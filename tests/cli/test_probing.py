@@ -85,6 +85,18 @@ def test_a_mistake_is_one_sentence(ptune, say, tmp_path, more, said):
     assert "Traceback" not in err
 
 
+def test_no_step_is_said_to_be_chosen_where_there_are_no_rows_to_choose_by(ptune, say, tmp_path):
+    output = ["--output", tmp_path / "run", "--relation", "P1", "validation_share=0"]
+    _, out, _ = ptune(*say, *output, "--json")
+    said = (
+        "strict: the step was chosen on the validation rows (where there are none, the last one is "
+        "kept), the test rows scored once."
+    )
+    assert json.loads(out)["protocol"] == said
+    kept = json.loads((tmp_path / "run" / "probe.json").read_text(encoding="utf-8"))
+    assert kept["protocol"] == said
+
+
 def test_a_missing_backbone_is_asked_for(ptune, trex):
     code, _, err = ptune("probe", trex)
     assert (code, err) == (
