@@ -14,6 +14,13 @@ from ptune.errors import DataError, did_you_mean
 
 # The field of a row that holds a list of words, where a task asks about words.
 WORDS_FIELD = "tokens"
+# Python writes whole numbers of up to 4,300 digits.
+MOST_DIGITS = 4000
+TOO_LONG = (
+    f"a number has more than {MOST_DIGITS:,} digits. Write it as a text, in quotes, or mend the "
+    "row."
+)
+_MOST_BITS = MOST_DIGITS * 10 // 3
 
 
 @runtime_checkable
@@ -46,6 +53,8 @@ def text_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     if not isinstance(value, str | Number):
         kind = type(value).__name__
         raise DataError(f"{where}: found a {kind}. Only text and numbers can be rendered.")
+    if too_long(value):
+        raise DataError(f"{where}: {TOO_LONG}")
     text = str(value)
     _check_unicode(text, where)
     return text
@@ -71,9 +80,24 @@ def words_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> tup
         if not isinstance(word, str | Number):
             kind = type(word).__name__
             raise DataError(f"{where}, word {at}: found a {kind}. A word is a text or a number.")
+    if too_long(value):
+        raise DataError(f"{where}: {TOO_LONG}")
     texts = tuple(map(str, words))
     _check_unicode(" ".join(texts), where)
     return texts
+
+
+def too_long(value: object) -> bool:
+    """Whether a value holds a whole number that Python cannot write, or nearly.
+
+    >>> too_long(10**5000), too_long(["a", 10**5000]), too_long(10**3000), too_long("9" * 5000)
+    (True, True, False, False)
+    """
+    if isinstance(value, int):
+        return value.bit_length() > _MOST_BITS
+    if isinstance(value, dict):
+        return any(map(too_long, value.values()))
+    return isinstance(value, list | tuple) and any(map(too_long, value))
 
 
 def check_texts(rows: Sequence[Mapping[str, object]], fields: Iterable[str]) -> None:

@@ -25,6 +25,9 @@ SEPARATOR = "|"
 # The field that holds the choices of a row (`ptune.data.choices`).
 CHOICE = "choice"
 _MOST_SHOWN = 10
+_MOST_LETTERS = 40
+# Of the number of a choice: more than any row has, and what Python can read.
+_MOST_DIGITS = 18
 
 
 class Labels(NamedTuple):
@@ -250,13 +253,14 @@ def _number(value: object, rows: Rows, index: int, column: str) -> float:
 
 def _right(choices: object, label: str, where: str, column: str) -> str:
     assert isinstance(choices, tuple)
-    number = int(label) if label.isascii() and label.isdigit() else len(choices)
+    is_number = label.isascii() and label.isdigit() and len(label) <= _MOST_DIGITS
+    number = int(label) if is_number else len(choices)
     by_number = choices[number] if number < len(choices) else None
     by_text = label if label in choices else None
     if by_number is None and by_text is None:
         raise DataError(
-            f"{where}: column {column} holds {label!r}, which is no choice of its row. Allowed: a "
-            f"number from 0 to {len(choices) - 1}, or the text of a choice."
+            f"{where}: column {column} holds {_short(label)}, which is no choice of its row. "
+            f"Allowed: a number from 0 to {len(choices) - 1}, or the text of a choice."
         )
     if by_number is not None and by_text is not None and by_number != by_text:
         raise DataError(
@@ -276,6 +280,10 @@ def _missing(value: object) -> bool:
 def _no_label(rows: Rows, index: int, column: str, more: str = "") -> str:
     give = f"Give it one{', ' + more if more else ''}, or delete the row."
     return f"{rows.where(index)}: column {column} holds no label. {give}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + "...")
 
 
 def _listed(names: Sequence[str]) -> str:
