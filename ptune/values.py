@@ -6,6 +6,7 @@
 An error names the row and the column. Knows strings only.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Protocol, runtime_checkable
@@ -20,6 +21,12 @@ TOO_LONG = (
     f"a number has more than {MOST_DIGITS:,} digits. Write it as a text, in quotes, or mend the "
     "row."
 )
+# What is said of a cell that holds a list as Python or JSON writes it.
+NOT_A_LIST = (
+    "a list in one text. A cell of a table holds words parted by spaces; write lists into a JSON "
+    "lines file (.jsonl)."
+)
+_QUOTED = re.compile(r"""\s*\[\s*(['"].*['"]\s*)?\]\s*""", re.DOTALL)
 _MOST_BITS = MOST_DIGITS * 10 // 3
 
 
@@ -73,6 +80,8 @@ def words_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> tup
             f"{where}: found a {type(value).__name__}, not words. "
             "Give a list of words, or a text, which is split at white space."
         )
+    if isinstance(value, str) and _QUOTED.fullmatch(value):
+        raise DataError(f"{where}: found {value!r}, {NOT_A_LIST}")
     words = value.split() if isinstance(value, str) else value
     if not words:
         raise DataError(f"{where}: there are no words. Give one or more, or leave the row out.")
