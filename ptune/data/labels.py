@@ -103,6 +103,7 @@ def check_labels(
     labels: Sequence[str] | None = None,
     multi: bool = False,
     tagged: bool = False,
+    of: int | None = None,
 ) -> Labels:
     """Return the labels of a task, after a look at every row that has one.
 
@@ -112,6 +113,7 @@ def check_labels(
         labels: the labels in their order; if left out, those of `train`, sorted.
         multi: whether a row has any number of labels.
         tagged: whether a row has one for each word.
+        of: how many rows there were before some were held out; None: as many.
 
     Raises:
         DataError: `train` has one label only, a label is not known, or two differ by white space.
@@ -120,9 +122,9 @@ def check_labels(
     names = tuple(sorted(found)) if labels is None else tuple(labels)
     notes = _check_white_space(found)
     if len(found) < (1 if multi else 2):
-        raise DataError(_too_few(train, column, found))
+        raise DataError(_too_few(train, column, found, of))
     given = labels is not None
-    unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
+    unknown = "is not one of the labels given" if given else never_in(train, of)
     _check_known(found, names, unknown)
     for rows in others:
         check_known(rows, column, names, unknown, multi=multi, tagged=tagged)
@@ -130,6 +132,17 @@ def check_labels(
     if unseen:
         notes.append(f"{train.source}: no row has the label {_listed(unseen)}.")
     return Labels(names, tuple(notes))
+
+
+def never_in(train: Rows, of: int | None) -> str:
+    """What is said of a label that no row has of those to learn from.
+
+    Args:
+        of: as in `check_labels`.
+    """
+    if of in (None, len(train)):
+        return f"never occurs in {train.source}"
+    return f"never occurs in the rows left for training, {len(train)} of the {of} of {train.source}"
 
 
 def check_known(
@@ -195,12 +208,13 @@ def _check_known(found: dict[str, str], names: tuple[str, ...], unknown: str) ->
             )
 
 
-def _too_few(train: Rows, column: str, found: dict[str, str]) -> str:
+def _too_few(train: Rows, column: str, found: dict[str, str], of: int | None) -> str:
     if not found:
         return f"{train.source}: column {column} holds no label in any row. Add rows with labels."
+    left = "rows" if of in (None, len(train)) else f"of {of} rows, those left for training"
     return (
         f"{train.source}: column {column} holds one label only, {next(iter(found))!r}, in all "
-        f"{len(train)} rows. Two or more are needed; add rows with another label, "
+        f"{len(train)} {left}. Two or more are needed; add rows with another label, "
         "or name another label_column."
     )
 
