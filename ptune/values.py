@@ -6,6 +6,7 @@
 An error names the row and the column. Knows strings only.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Protocol, runtime_checkable
@@ -14,6 +15,19 @@ from ptune.errors import DataError, did_you_mean
 
 # The field of a row that holds a list of words, where a task asks about words.
 WORDS_FIELD = "tokens"
+# Python writes whole numbers of up to 4,300 digits.
+MOST_DIGITS = 4000
+TOO_LONG = (
+    f"a number has more than {MOST_DIGITS:,} digits. Write it as a text, in quotes, or mend the "
+    "row."
+)
+# What is said of a cell that holds a list as Python or JSON writes it.
+NOT_A_LIST = (
+    "a list in one text. A cell of a table holds words parted by spaces; write lists into a JSON "
+    "lines file (.jsonl)."
+)
+_QUOTED = re.compile(r"""\s*\[\s*(['"].*['"]\s*)?\]\s*""", re.DOTALL)
+_MOST_BITS = MOST_DIGITS * 10 // 3
 
 
 @runtime_checkable
@@ -46,6 +60,8 @@ def text_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> str:
     if not isinstance(value, str | Number):
         kind = type(value).__name__
         raise DataError(f"{where}: found a {kind}. Only text and numbers can be rendered.")
+    if too_long(value):
+        raise DataError(f"{where}: {TOO_LONG}")
     text = str(value)
     _check_unicode(text, where)
     return text
@@ -64,6 +80,8 @@ def words_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> tup
             f"{where}: found a {type(value).__name__}, not words. "
             "Give a list of words, or a text, which is split at white space."
         )
+    if isinstance(value, str) and _QUOTED.fullmatch(value):
+        raise DataError(f"{where}: found {value!r}, {NOT_A_LIST}")
     words = value.split() if isinstance(value, str) else value
     if not words:
         raise DataError(f"{where}: there are no words. Give one or more, or leave the row out.")
@@ -71,9 +89,24 @@ def words_of(rows: Sequence[Mapping[str, object]], index: int, name: str) -> tup
         if not isinstance(word, str | Number):
             kind = type(word).__name__
             raise DataError(f"{where}, word {at}: found a {kind}. A word is a text or a number.")
+    if too_long(value):
+        raise DataError(f"{where}: {TOO_LONG}")
     texts = tuple(map(str, words))
     _check_unicode(" ".join(texts), where)
     return texts
+
+
+def too_long(value: object) -> bool:
+    """Whether a value holds a whole number that Python cannot write, or nearly.
+
+    >>> too_long(10**5000), too_long(["a", 10**5000]), too_long(10**3000), too_long("9" * 5000)
+    (True, True, False, False)
+    """
+    if isinstance(value, int):
+        return value.bit_length() > _MOST_BITS
+    if isinstance(value, dict):
+        return any(map(too_long, value.values()))
+    return isinstance(value, list | tuple) and any(map(too_long, value))
 
 
 def check_texts(rows: Sequence[Mapping[str, object]], fields: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from tiny_tokenizers import CORPUS, KINDS, bind, render, tokenizer_of, tokens
 from ptune.errors import DataError, TemplateError
 from ptune.layout import shorten
 from ptune.template import Template
+from ptune.values import text_of, words_of
 
 words = st.lists(st.sampled_from([*" ".join(CORPUS).split(), "猫", "x" * 30]), max_size=6).map(
     " ".join
@@ -441,3 +442,10 @@ def test_text_behind_bos_is_spelled_as_if_nothing_stood_before():
 def test_only_virtual_tokens_stand_before_bos(source):
     with pytest.raises(TemplateError, match="only virtual tokens may stand before it"):
         Template.parse(source)
+
+
+def test_a_number_that_python_cannot_write_is_refused_where_rows_know_no_place():
+    with pytest.raises(DataError, match=r'^row 1, column "text": a number has more than 4,000 dig'):
+        text_of([{"text": 10**5000}], 0, "text")
+    with pytest.raises(DataError, match=r'^row 1, column "tokens": a number has more than 4,000'):
+        words_of([{"tokens": ["a", 10**5000]}], 0, "tokens")

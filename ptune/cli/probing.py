@@ -150,6 +150,7 @@ def _end_without_results(found: dict[str, dict[str, Any]]) -> None:
 def _recipe(overrides: list[str]) -> Any:
     from ptune.config import Recipe
     from ptune.config.reading import override
+    from ptune.config.rules.of_probing import NOT_IN_PROBING, not_in_probing
     from ptune.config.wording import takes_yaml
 
     structured = {key: takes_yaml(field) for key, field in Recipe.model_fields.items()}
@@ -162,6 +163,8 @@ def _recipe(overrides: list[str]) -> Any:
                 f"{key}={settings[key]}: ptune probe decides {key} for every relation. "
                 "Leave it out."
             )
+        if key in NOT_IN_PROBING:
+            raise ConfigError(not_in_probing(key, settings[key]))
     recipe = Recipe.make(**settings)
     if recipe.backbone is None:
         raise ConfigError("backbone is missing. Add backbone=NAME, a model's name or its folder.")

@@ -17,6 +17,8 @@ import yaml
 from ptune.errors import ConfigError, did_you_mean
 
 _NULL_TAG = "tag:yaml.org,2002:null"
+_MOST_SEEDS = 1000
+_SHOWN = 40
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -103,15 +105,21 @@ def seeds_of(text: str) -> list[int]:
     ([0, 1, 2, 3], [7], [0, 5, 6])
 
     Raises:
-        ConfigError: it is something else, or names a seed twice.
+        ConfigError: it is something else, names a seed twice, or more than 1,000 seeds.
     """
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,10})(?:-(\d{1,10}))?\s*", part)
         seeds = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if len(found) + len(seeds) > _MOST_SEEDS:  # before they are counted out
+            raise ConfigError(
+                f"--seeds {text[:_SHOWN]}: these are more than {_MOST_SEEDS:,} seeds. Give fewer, "
+                "in several runs."
+            )
         if not seeds or set(seeds) & set(found):
             raise ConfigError(
-                f"--seeds {text}: give different seeds, as numbers and ranges, e.g. 0-7 or 0,3,5."
+                f"--seeds {text[:_SHOWN]}: give different seeds, as numbers and ranges, "
+                "e.g. 0-7 or 0,3,5."
             )
         found += seeds
     return found

@@ -28,7 +28,15 @@ class Split(NamedTuple):
     notes: tuple[str, ...]
 
 
-def split_rows(rows: Rows, share: float, seed: int, label: str | None = None) -> Split:
+def split_rows(
+    rows: Rows,
+    share: float,
+    seed: int,
+    label: str | None = None,
+    *,
+    name: str = "validation_share",
+    instead: str = "name a validation file",
+) -> Split:
     """Hold out a share of the rows, drawn by seed.
 
     With `label`, each label gives its share rounded down or up (largest remainders first), and
@@ -37,36 +45,38 @@ def split_rows(rows: Rows, share: float, seed: int, label: str | None = None) ->
     Args:
         share: between 0 and 1, both excluded.
         label: the column to stratify by.
+        name: what an error calls the share.
+        instead: what an error says can be done in place of a split.
 
     Raises:
         ConfigError: `share` is not between 0 and 1.
         DataError: one side would be empty.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"validation_share = {share} is not between 0 and 1, both excluded.")
+        raise ConfigError(f"{name} = {share} is not between 0 and 1, both excluded.")
     groups = _groups(rows, label)
-    counts = {name: len(indices) for name, indices in groups.items()}
+    counts = {one: len(indices) for one, indices in groups.items()}
     exact = Fraction(str(share))  # the decimal that was written, not its float
     target = math.floor(exact * len(rows) + Fraction(1, 2))
     if not 0 < target < len(rows):
         side = "hold out" if target == 0 else "train on"
         raise DataError(
-            f"{rows.source}: validation_share = {share} of {len(rows)} rows leaves none to {side}. "
-            "Change the share, add rows, or name a validation file."
+            f"{rows.source}: {name} = {share} of {len(rows)} rows leaves none to {side}. "
+            f"Change the share, add rows, or {instead}."
         )
     quota = _quotas(counts, exact, target)
     held = {
         index
-        for name, indices in groups.items()
-        for index in _drawn(indices, seed, "split")[: quota[name]]
+        for one, indices in groups.items()
+        for index in _drawn(indices, seed, "split")[: quota[one]]
     }
     if not held:
         raise DataError(
             f"{rows.source}: every label has one row only, so none can be held out. "
-            "Add rows, or name a validation file."
+            f"Add rows, or {instead}."
         )
     kept = [index for index in range(len(rows)) if index not in held]
-    absent = [name for name, count in quota.items() if count == 0]
+    absent = [one for one, count in quota.items() if count == 0]
     return Split(rows.take(kept), rows.take(sorted(held)), _notes(rows, absent))
 
 

@@ -22,6 +22,7 @@ from ptune.data.conll import read_conll
 from ptune.data.rows import Row, Rows
 from ptune.data.squad import is_squad, squad_rows
 from ptune.errors import DataError, did_you_mean
+from ptune.values import TOO_LONG
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _WORD_SUFFIXES = (".conll", ".iob", ".bio", ".txt")
@@ -181,6 +182,8 @@ def _parse(text: str, source: str, line: int, advice: str) -> object:
             "which no tokenizer reads. Write both halves or none."
         ) from None
     except (ValueError, RecursionError) as error:
+        if "integer string conversion" in str(error):
+            raise DataError(f"{source}, line {line}: {TOO_LONG}") from None
         raise DataError(f"{source}, line {line}: not JSON: {error}.") from None
     return value
 

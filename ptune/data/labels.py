@@ -25,6 +25,9 @@ SEPARATOR = "|"
 # The field that holds the choices of a row (`ptune.data.choices`).
 CHOICE = "choice"
 _MOST_SHOWN = 10
+_MOST_LETTERS = 40
+# Of the number of a choice: more than any row has, and what Python can read.
+_MOST_DIGITS = 18
 
 
 class Labels(NamedTuple):
@@ -100,6 +103,7 @@ def check_labels(
     labels: Sequence[str] | None = None,
     multi: bool = False,
     tagged: bool = False,
+    of: int | None = None,
 ) -> Labels:
     """Return the labels of a task, after a look at every row that has one.
 
@@ -109,6 +113,7 @@ def check_labels(
         labels: the labels in their order; if left out, those of `train`, sorted.
         multi: whether a row has any number of labels.
         tagged: whether a row has one for each word.
+        of: how many rows there were before some were held out; None: as many.
 
     Raises:
         DataError: `train` has one label only, a label is not known, or two differ by white space.
@@ -117,9 +122,9 @@ def check_labels(
     names = tuple(sorted(found)) if labels is None else tuple(labels)
     notes = _check_white_space(found)
     if len(found) < (1 if multi else 2):
-        raise DataError(_too_few(train, column, found))
+        raise DataError(_too_few(train, column, found, of))
     given = labels is not None
-    unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
+    unknown = "is not one of the labels given" if given else never_in(train, of)
     _check_known(found, names, unknown)
     for rows in others:
         check_known(rows, column, names, unknown, multi=multi, tagged=tagged)
@@ -127,6 +132,17 @@ def check_labels(
     if unseen:
         notes.append(f"{train.source}: no row has the label {_listed(unseen)}.")
     return Labels(names, tuple(notes))
+
+
+def never_in(train: Rows, of: int | None) -> str:
+    """What is said of a label that no row has of those to learn from.
+
+    Args:
+        of: as in `check_labels`.
+    """
+    if of in (None, len(train)):
+        return f"never occurs in {train.source}"
+    return f"never occurs in the rows left for training, {len(train)} of the {of} of {train.source}"
 
 
 def check_known(
@@ -192,12 +208,13 @@ def _check_known(found: dict[str, str], names: tuple[str, ...], unknown: str) ->
             )
 
 
-def _too_few(train: Rows, column: str, found: dict[str, str]) -> str:
+def _too_few(train: Rows, column: str, found: dict[str, str], of: int | None) -> str:
     if not found:
         return f"{train.source}: column {column} holds no label in any row. Add rows with labels."
+    left = "rows" if of in (None, len(train)) else f"of {of} rows, those left for training"
     return (
         f"{train.source}: column {column} holds one label only, {next(iter(found))!r}, in all "
-        f"{len(train)} rows. Two or more are needed; add rows with another label, "
+        f"{len(train)} {left}. Two or more are needed; add rows with another label, "
         "or name another label_column."
     )
 
@@ -250,13 +267,14 @@ def _number(value: object, rows: Rows, index: int, column: str) -> float:
 
 def _right(choices: object, label: str, where: str, column: str) -> str:
     assert isinstance(choices, tuple)
-    number = int(label) if label.isascii() and label.isdigit() else len(choices)
+    is_number = label.isascii() and label.isdigit() and len(label) <= _MOST_DIGITS
+    number = int(label) if is_number else len(choices)
     by_number = choices[number] if number < len(choices) else None
     by_text = label if label in choices else None
     if by_number is None and by_text is None:
         raise DataError(
-            f"{where}: column {column} holds {label!r}, which is no choice of its row. Allowed: a "
-            f"number from 0 to {len(choices) - 1}, or the text of a choice."
+            f"{where}: column {column} holds {_short(label)}, which is no choice of its row. "
+            f"Allowed: a number from 0 to {len(choices) - 1}, or the text of a choice."
         )
     if by_number is not None and by_text is not None and by_number != by_text:
         raise DataError(
@@ -276,6 +294,10 @@ def _missing(value: object) -> bool:
 def _no_label(rows: Rows, index: int, column: str, more: str = "") -> str:
     give = f"Give it one{', ' + more if more else ''}, or delete the row."
     return f"{rows.where(index)}: column {column} holds no label. {give}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _MOST_LETTERS else text[:_MOST_LETTERS] + "...")
 
 
 def _listed(names: Sequence[str]) -> str:

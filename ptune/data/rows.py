@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import overload
 
 from ptune.errors import DataError, did_you_mean
+from ptune.values import TOO_LONG, too_long
 
 Row = Mapping[str, object]
 
@@ -47,7 +48,8 @@ class Rows(Sequence[Row]):
         """Make rows from (number, mapping) pairs.
 
         Raises:
-            DataError: there are no rows, or a row has other keys than the first one.
+            DataError: there are no rows, a row has other keys than the first one, or a number that
+                Python cannot write.
         """
         pairs = list(numbered)
         if not pairs:
@@ -65,6 +67,9 @@ class Rows(Sequence[Row]):
                     f"{numbers[0]} has {_names(columns)}. Every row needs the same keys; "
                     "write null where a value is missing."
                 )
+            for name, value in row.items():
+                if not isinstance(value, str) and too_long(value):
+                    raise DataError(f"{source}, {unit} {number}, column {name}: {TOO_LONG}")
         return cls(source, columns, tuple(items), tuple(numbers), unit, stretched)
 
     def __len__(self) -> int:

@@ -31,6 +31,8 @@ START = "answer_start"
 QUESTION = "question"
 _OPENING = re.compile(r'\s*\{\s*"(?:version|data)"\s*:')
 _SHOWN = 40
+# Of a place in a text: more than any text has characters, and what Python can read.
+_MOST_DIGITS = 18
 
 
 # ------------------------------------------------------------------------------- SQuAD's files
@@ -214,7 +216,8 @@ def _checked(text: str, start: object, context: str, where: str) -> int:
         return _found(text, context, where)
     at = _whole_number(start)
     if at is None:
-        raise DataError(f"{where}: {START} = {start!r} is no whole number from 0. Mend it.")
+        shown = _short(start) if isinstance(start, str) else repr(start)
+        raise DataError(f"{where}: {START} = {shown} is no whole number from 0. Mend it.")
     if context[at : at + len(text)] != text:
         there = context[at : at + len(text)]
         said = f"there stands {_short(there)}" if there else f"it has {len(context)} characters"
@@ -243,7 +246,7 @@ def _found(text: str, context: str, where: str) -> int:
 def _whole_number(value: object) -> int | None:
     """Cells of a table are texts."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        return int(value)
+        return int(value) if len(value.strip()) <= _MOST_DIGITS else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

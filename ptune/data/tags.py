@@ -13,7 +13,7 @@ from ptune import tags as rules
 from ptune.data.conll import FORM
 from ptune.data.rows import Rows
 from ptune.errors import DataError
-from ptune.values import WORDS_FIELD, words_of
+from ptune.values import NOT_A_LIST, WORDS_FIELD, words_of
 
 SKIP = "Mend the row, or leave such rows out with bad_rows: skip."
 
@@ -85,6 +85,8 @@ def _tags(value: object, rows: Rows, index: int, column: str) -> tuple[str, ...]
             f"{rows.where(index)}: column {column} holds {value!r}, not a list of tags. "
             "Give one tag for each word, or delete the row."
         )
+    if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
+        raise DataError(f"{rows.where(index)}: column {column} holds {value!r}, {NOT_A_LIST}")
     tags = tuple(value.split() if isinstance(value, str) else value)
     for at, tag in enumerate(tags):
         if not isinstance(tag, str) or not tag.strip():

@@ -122,11 +122,13 @@ class FactSet:
             )
         test = rows.get("test")
         if test is None:
-            split = split_rows(train, shares.test, shares.seed)
+            split = split_rows(
+                train, shares.test, shares.seed, name="--test-share", instead="add a test.jsonl"
+            )
             train, test = split.train, split.held_out
         validation = rows.get("dev")
         if validation is None and shares.validation > 0:
-            split = split_rows(train, shares.validation, shares.seed)
+            split = split_rows(train, shares.validation, shares.seed, instead="add a dev.jsonl")
             train, validation = split.train, split.held_out
         return Facts(train, validation, test)
 
@@ -146,7 +148,8 @@ def find_facts(
         source: a folder or a file, as in the head of this module.
         templates: file of LAMA's manual templates; None takes relations.jsonl of the folder.
     Raises:
-        DataError: nothing is there that could be a relation.
+        DataError: nothing is there that could be a relation, a folder stands where a file should,
+            or a relation has two templates.
     """
     columns, path = columns or Columns(), Path(source)
     places = _in_folder(path) if path.is_dir() else _in_file(path, columns)
@@ -158,9 +161,7 @@ def find_facts(
 def _in_folder(folder: Path) -> Mapping[str, Rows | Mapping[str, Path]]:
     splits = {
         inside.name: {
-            split: inside / f"{split}.jsonl"
-            for split in _SPLITS
-            if (inside / f"{split}.jsonl").is_file()
+            split: inside / f"{split}.jsonl" for split in _SPLITS if _is_there(inside, split)
         }
         for inside in sorted(folder.iterdir())
         if inside.is_dir()
@@ -179,6 +180,16 @@ def _in_folder(folder: Path) -> Mapping[str, Rows | Mapping[str, Path]]:
     return places
 
 
+def _is_there(folder: Path, split: str) -> bool:
+    file = folder / f"{split}.jsonl"
+    if file.is_dir():
+        raise DataError(
+            f"{file}: is a folder, where the facts of a relation should be a file. Put the file "
+            "in its place, or rename the folder."
+        )
+    return file.is_file()
+
+
 def _in_file(path: Path, columns: Columns) -> Mapping[str, Rows]:
     rows = load_rows(path)
     if columns.relation not in rows.columns:
@@ -193,5 +204,14 @@ def _in_file(path: Path, columns: Columns) -> Mapping[str, Rows]:
 
 
 def _read_templates(file: Path) -> dict[str, str]:
+    """LAMA's template of each relation; two of one relation are refused."""
     rows = load_rows(file)
-    return dict(zip(labels_of(rows, "relation"), labels_of(rows, "template"), strict=True))
+    names = labels_of(rows, "relation")
+    for index, name in enumerate(names):
+        first = names.index(name)
+        if first != index:
+            raise DataError(
+                f"{rows.where(index)}: relation {name} has a template in {rows.where(first)} "
+                "already. Keep one of them."
+            )
+    return dict(zip(names, labels_of(rows, "template"), strict=True))

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import get_args
 
 from ptune.config import Recipe
+from ptune.config.rules.of_probing import NOT_IN_PROBING, not_in_probing
+from ptune.config.wording import show
 from ptune.errors import ConfigError, did_you_mean
 from ptune.probing.facts import FactSet, Shares
 from ptune.probing.templates import MANUAL, Wish
@@ -27,6 +29,8 @@ class Plan:
         test_share: share of the facts that is held out where there is no test file, 0 .. 1.
         relations: names; empty takes all.
         output: folder of the record and the prompts.
+    Raises:
+        ConfigError: the recipe has a setting that probing cannot take, as train_backbone.
     """
 
     facts: FactSet
@@ -37,6 +41,12 @@ class Plan:
     words: Sequence[str] | None = None
     test_share: float = 0.2
     relations: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for key in NOT_IN_PROBING:
+            value = getattr(self.recipe, key)
+            if value != Recipe.model_fields[key].default:
+                raise ConfigError(not_in_probing(key, show(value)))
 
     @property
     def shares(self) -> Shares:

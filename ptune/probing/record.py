@@ -19,11 +19,13 @@ from typing import Any
 
 from ptune.config.wording import show
 from ptune.errors import ConfigError
-from ptune.training.scores import how
 from ptune.writing import write_text
 
-# Test facts are scored once, by the epoch that the dev facts chose; `manual` chooses nothing.
-PROTOCOL = how("strict", "test")
+# Of all relations at once, some of which may have no dev facts; `manual` chooses nothing.
+PROTOCOL = (
+    "strict: the step was chosen on the validation rows (where there are none, the last one is "
+    "kept), the test rows scored once."
+)
 FILE = "probe.json"
 SCORES = ("p_at_1", "p_at_10", "mrr")
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ptune.artifact import read_folder, write_folder
-from ptune.errors import ConfigError
+from ptune.errors import ArtifactError, ConfigError
 
 # What a run may go on with otherwise: a cure for one that diverged. The rest makes another run.
 MAY_CHANGE = ("lr", "encoder_lr", "head_lr", "backbone_lr", "warmup_share", "clip", "precision")
@@ -92,10 +92,15 @@ def load(
     """Read a checkpoint into a prompt and an optimizer.
 
     Raises:
-        ArtifactError: there is none, or it is damaged.
+        ArtifactError: there is none, it is damaged, or a prompt lies in its place.
         ConfigError: it belongs to a run with other settings, data or backbone.
     """
     document, tensors = read_folder(folder)
+    if not {"progress", "identity"} <= document.keys():
+        raise ArtifactError(
+            f"{folder}: is no checkpoint of a run, but another folder of ptune's, as a saved "
+            "prompt. Put the run's checkpoint there, or start anew without resume."
+        )
     progress = Progress(**document["progress"])
     _compare(folder, document["identity"], identity)
     prompt.load_state_dict(_part(tensors, "prompt"))

@@ -32,7 +32,7 @@ from ptune.data import (
     split_rows,
     told_blank,
 )
-from ptune.data.labels import CHOICE
+from ptune.data.labels import CHOICE, never_in
 from ptune.errors import ConfigError, DataError, TemplateError, did_you_mean
 from ptune.tasks import Answer, Marks
 from ptune.template import Template
@@ -77,6 +77,7 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
     first = _read(recipe, sources.train)
     check = _check_of(recipe, first.rows)
     rows, told = _kept(recipe, first, check)
+    there = len(rows)
     hold_out = sources.validation is None and recipe.validation_share > 0
     rows, validation, notes = _drawn(recipe, rows, hold_out=hold_out)
     rows, more = _true_ones(recipe, rows)
@@ -94,10 +95,12 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         for part in parts:
             answers_in(recipe, part)
     else:
-        found = check_labels(rows, (), recipe.label_column, labels=recipe.labels, **_form(recipe))
+        found = check_labels(
+            rows, (), recipe.label_column, labels=recipe.labels, of=there, **_form(recipe)
+        )
         labels, notes = found.names, notes + found.notes
-        validation, more = _with_known(recipe, rows, validation, labels)
-        test, last = _with_known(recipe, rows, test, labels)
+        validation, more = _with_known(recipe, rows, there, validation, labels)
+        test, last = _with_known(recipe, rows, there, test, labels)
         notes += more + last
         _check_positive(recipe, labels)
     template = Template.parse(recipe.template or default_template(recipe, rows))
@@ -108,6 +111,11 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
 def _fitting(recipe: Recipe, template: Template, rows: Rows) -> tuple[str, ...]:
     """Refuse rows that the template or the recipe does not fit; what to say of the others."""
     _check_columns(template, rows)
+    if not template.fields:
+        raise TemplateError(
+            f'template "{template.source}": there is no field of the rows in it, so every row '
+            f"would be the same. Write one where its text goes. Columns: {', '.join(rows.columns)}."
+        )
     _check_asked(recipe, template, rows)
     _check_marked(recipe, rows)
     return told_blank(rows, template.fields)
@@ -241,13 +249,17 @@ def _kept(recipe: Recipe, read: Kept, check: Check) -> Kept:
 
 
 def _with_known(
-    recipe: Recipe, train: Rows, rows: Rows | None, labels: tuple[str, ...]
+    recipe: Recipe, train: Rows, there: int, rows: Rows | None, labels: tuple[str, ...]
 ) -> tuple[Rows | None, tuple[str, ...]]:
-    """Rows whose labels are known; others are refused, or left out where the recipe says so."""
+    """Rows whose labels are known; others are refused, or left out where the recipe says so.
+
+    Args:
+        train: the rows to learn from, of so many that were `there`.
+    """
     if rows is None:
         return None, ()
     given = recipe.labels is not None
-    unknown = "is not one of the labels given" if given else f"never occurs in {train.source}"
+    unknown = "is not one of the labels given" if given else never_in(train, there)
 
     def check(some: Rows) -> None:
         check_known(some, recipe.label_column, labels, unknown, **_form(recipe))

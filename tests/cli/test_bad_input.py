@@ -69,8 +69,9 @@ def test_one_class(place, ptune, tmp_path):
     file = write_rows(tmp_path / "rows.csv", [("text", "label"), *([("late", "bad")] * 10)])
     refused(
         ptune(*changed(place, f"train={file}")),
-        f"{file}: column label holds one label only, 'bad', in all 8 rows. Two or more are needed; "
-        "add rows with another label, or name another label_column.",
+        f"{file}: column label holds one label only, 'bad', in all 8 of 10 rows, those left for "
+        "training. Two or more are needed; add rows with another label, "
+        "or name another label_column.",
     )
 
 
@@ -78,8 +79,8 @@ def test_a_label_of_the_test_file_that_was_never_seen(place, ptune, tmp_path):
     file = write_rows(tmp_path / "rows.csv", [("text", "label"), ("late", "praise")])
     refused(
         ptune(*changed(place, f"test={file}", f"output={tmp_path}/run")),
-        f"{file}, line 2: label 'praise' never occurs in {place}/train.csv. Known: complaint, "
-        "no complaint. Mend the row, or add the label.",
+        f"{file}, line 2: label 'praise' never occurs in the rows left for training, 8 of the 10 "
+        f"of {place}/train.csv. Known: complaint, no complaint. Mend the row, or add the label.",
     )
     assert not (tmp_path / "run").exists()
 

@@ -65,6 +65,13 @@ def test_probe_prints_json_for_a_script(ptune, say, tmp_path):
         (["--method", "ptuning"], "--method ptuning is unknown. Known: manual, p-tuning"),
         (["method=p-tuning"], "method=p-tuning: ptune probe takes it as --method."),
         (["loss=labels"], "loss=labels: ptune probe decides loss for every relation. Leave it"),
+        (
+            ["train_backbone=true"],
+            "train_backbone=true: ptune probe asks what the backbone knows as it is, and never",
+        ),
+        (["backbone_lr=1e-3"], "backbone_lr=1e-3: ptune probe asks what the backbone knows as"),
+        (["bad_rows=skip"], "bad_rows=skip: ptune probe refuses a relation with a bad row, and"),
+        (["group_column=g"], "group_column=g: ptune probe has no use for it, and would ignore"),
         (["epoch=3"], "epoch"),
         (["--vocabulary", "nowhere.txt"], "nowhere.txt: the list of words cannot be read"),
         (["--templates", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
@@ -76,6 +83,18 @@ def test_a_mistake_is_one_sentence(ptune, say, tmp_path, more, said):
     assert code == 1
     assert said in err
     assert "Traceback" not in err
+
+
+def test_no_step_is_said_to_be_chosen_where_there_are_no_rows_to_choose_by(ptune, say, tmp_path):
+    output = ["--output", tmp_path / "run", "--relation", "P1", "validation_share=0"]
+    _, out, _ = ptune(*say, *output, "--json")
+    said = (
+        "strict: the step was chosen on the validation rows (where there are none, the last one is "
+        "kept), the test rows scored once."
+    )
+    assert json.loads(out)["protocol"] == said
+    kept = json.loads((tmp_path / "run" / "probe.json").read_text(encoding="utf-8"))
+    assert kept["protocol"] == said
 
 
 def test_a_missing_backbone_is_asked_for(ptune, trex):

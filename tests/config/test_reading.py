@@ -207,3 +207,22 @@ def test_other_seeds_are_refused(text: str):
     assert str(caught.value) == (
         f"--seeds {text}: give different seeds, as numbers and ranges, e.g. 0-7 or 0,3,5."
     )
+
+
+@pytest.mark.parametrize("text", ["0-100000000", "0-999,2000", "0-9999999999"])
+def test_more_seeds_than_a_run_can_have_are_refused_before_they_are_counted_out(text: str):
+    with pytest.raises(ConfigError) as caught:
+        seeds_of(text)
+    assert str(caught.value) == (
+        f"--seeds {text[:40]}: these are more than 1,000 seeds. Give fewer, in several runs."
+    )
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "0-" + "9" * 5000])
+def test_a_seed_of_more_digits_than_python_reads_is_refused(text: str):
+    with pytest.raises(ConfigError, match=r"9: give different seeds, as numbers and ranges"):
+        seeds_of(text)
+
+
+def test_as_many_seeds_as_are_allowed_are_read():
+    assert len(seeds_of("0-998,2000")) == 1000

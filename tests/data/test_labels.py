@@ -11,6 +11,7 @@ from ptune.data import (
     load_rows,
     numbers_of,
 )
+from ptune.data.labels import choices_of
 from ptune.errors import DataError
 
 
@@ -184,3 +185,11 @@ def test_answers_are_read_as_the_problem_has_them():
     assert answers_of(rows, "y", "single-label") == ["1|2", "3"]
     assert answers_of(rows, "y", "multi-label") == [("1", "2"), ("3",)]
     assert answers_of(rows_of("3"), "y", "regression") == [3.0]
+
+
+def test_a_choice_of_more_digits_than_python_reads_is_no_choice():
+    rows = load_rows([{"choice": ("a", "b"), "y": "9" * 5000}])
+    assert refusal(choices_of, rows, "y") == (
+        f"the given rows, row 1: column y holds '{'9' * 40}...', which is no choice of its row. "
+        "Allowed: a number from 0 to 1, or the text of a choice."
+    )

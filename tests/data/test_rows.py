@@ -107,3 +107,17 @@ def test_column_names_are_texts():
     assert refusal([{0: "a", "b": "c"}]) == (
         "the given rows: column names must be texts; found 0, b."
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, -(10**5000), ["a", 10**5000], {"start": [10**5000]}],
+    ids=["number", "negative", "list", "mapping"],
+)
+def test_a_number_that_python_cannot_write_is_refused_with_its_place(value: object):
+    with pytest.raises(DataError) as error:
+        Rows.of("train.csv", "line", [(2, {"text": "a", "y": 1}), (3, {"text": "b", "y": value})])
+    assert str(error.value) == (
+        "train.csv, line 3, column y: a number has more than 4,000 digits. Write it as a text, in "
+        "quotes, or mend the row."
+    )

@@ -211,3 +211,9 @@ def test_an_empty_context_or_question_is_refused():
 def test_rows_without_ids_are_told_when_ids_are_needed():
     with pytest.raises(DataError, match="there is no column id, by which"):
         ids_of(load_rows([{"question": "a"}]))
+
+
+def test_a_beginning_of_more_digits_than_python_reads_is_refused():
+    assert wrong(answers="Somme", answer_start="9" * 5000) == (
+        f"the given rows, row 1: answer_start = '{'9' * 40}...' is no whole number from 0. Mend it."
+    )

@@ -74,3 +74,31 @@ def test_the_labels_are_all_tags_and_an_unknown_one_is_named_with_its_word():
         check_labels(train, [test], "label", tagged=True)
     with refuses("row 2, word 2: label 'B-Y' is new."):
         check_known(test, "label", labels.names, "is new", tagged=True)
+
+
+ADVICE = (
+    "A cell of a table holds words parted by spaces; write lists into a JSON lines file (.jsonl)."
+)
+
+
+@pytest.mark.parametrize("label", ["['B-PER', 'O']", '["B-PER", "O"]', "[1, 0]", " [] "])
+def test_tags_written_as_a_list_in_a_cell_are_refused(tmp_path, label):
+    file = tmp_path / "train.tsv"
+    file.write_text(f"tokens\tlabel\nAnn left\t{label}\n")
+    with pytest.raises(DataError) as error:
+        tags_of(load_rows(file), "label")
+    assert str(error.value) == (
+        f"{file}, line 2: column label holds {label!r}, a list in one text. {ADVICE}"
+    )
+
+
+@pytest.mark.parametrize("words", ["['Ann', 'left']", '["Ann", "left"]', "['Ann' 'left']"])
+def test_words_written_as_a_list_in_a_cell_are_refused(tmp_path, words):
+    file = tmp_path / "train.tsv"
+    file.write_text(f"tokens\tlabel\n{words}\tB-PER O\n")
+    with refuses(f'{file}, line 2, column "tokens": found {words!r}, a list in one text. {ADVICE}'):
+        tags_of(load_rows(file), "label")
+
+
+def test_words_in_brackets_are_words():
+    assert tags_of(rows_of(("[ laughs ]", "O O O")), "label") == [("O", "O", "O")]

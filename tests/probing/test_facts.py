@@ -86,3 +86,49 @@ def test_a_fact_without_an_object_names_its_line(tmp_path):
     found = find_facts(write_folder(tmp_path, {"P1": rows}))
     with pytest.raises(DataError, match=r"P1\.jsonl, line 21: column obj_label holds no label"):
         found.read("P1", SHARES)
+
+
+def test_a_relation_with_two_templates_is_refused_with_both_lines(tmp_path):
+    write_folder(tmp_path)
+    lines = [("P1", "[X] is [Y] ."), ("P2", "[X] [Y]"), ("P1", "[X] was [Y] .")]
+    write_lines(tmp_path / "relations.jsonl", [{"relation": n, "template": t} for n, t in lines])
+    with pytest.raises(DataError) as error:
+        find_facts(tmp_path)
+    file = tmp_path / "relations.jsonl"
+    assert str(error.value) == (
+        f"{file}, line 3: relation P1 has a template in {file}, line 1 already. Keep one of them."
+    )
+
+
+def test_a_folder_in_the_place_of_a_file_of_facts_is_refused(tmp_path):
+    write_lines(tmp_path / "P8" / "train.jsonl", facts(["one"]))
+    (tmp_path / "P34" / "train.jsonl").mkdir(parents=True)
+    with pytest.raises(DataError) as error:
+        find_facts(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'P34' / 'train.jsonl'}: is a folder, where the facts of a relation should "
+        "be a file. Put the file in its place, or rename the folder."
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "option"),
+    [
+        (Shares(validation=0.2, test=0.3, seed=0), "--test-share = 0.3 of 1 rows leaves none to"),
+        (Shares(validation=0.2, test=0.5, seed=0), "--test-share = 0.5 of 1 rows leaves none to"),
+    ],
+)
+def test_too_few_facts_to_test_on_name_the_share_of_the_test(tmp_path, shares, option):
+    found = find_facts(write_folder(tmp_path, {"P1": facts(["one"], ["film"])}))
+    with pytest.raises(DataError) as error:
+        found.read("P1", shares)
+    assert option in str(error.value)
+    assert str(error.value).endswith("Change the share, add rows, or add a test.jsonl.")
+
+
+def test_too_few_facts_to_choose_by_name_the_share_of_the_recipe(tmp_path):
+    found = find_facts(write_folder(tmp_path, {"P1": facts(["one"], ["film", "text"])}))
+    with pytest.raises(
+        DataError, match=r"validation_share = 0\.2 of 1 rows .* add a dev\.jsonl\.$"
+    ):
+        found.read("P1", Shares(validation=0.2, test=0.5, seed=0))

@@ -10,6 +10,7 @@ from probing.facts_of import NUMBERS, RELATIONS, TEMPLATES, facts, write_folder,
 
 import ptune
 from ptune.config import Recipe
+from ptune.config.wording import show
 from ptune.errors import BackboneError, ConfigError, TrainingError
 from ptune.probing import Plan, Wish, find_facts, means_of, probe
 from ptune.prompt import SoftPrompt
@@ -143,6 +144,25 @@ def test_training_teaches_the_object_and_leaves_the_backbone_alone(llama, folder
     assert found["prompt-tuning"]["P1"]["scores"]["loss"] < found["manual"]["P1"]["scores"]["loss"]
     after = llama.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train_backbone": True},
+        {"bad_rows": "skip"},
+        {"reader": "superglue/copa"},
+        {"calibration": "batch"},
+        {"found_words": 2},
+        {"second_metric": "loss"},
+    ],
+)
+def test_a_plan_takes_no_setting_that_would_harm_other_relations_or_be_ignored(
+    folder, tmp_path, settings
+):
+    ((key, value),) = settings.items()
+    with pytest.raises(ConfigError, match=rf"{key}={show(value)}: ptune probe .* Leave it out"):
+        plan_of(folder, tmp_path / "run", settings=settings)
 
 
 class Killed(BaseException):

@@ -36,7 +36,8 @@ def test_rows_of_the_test_file_are_looked_at_before_the_first_step(backbone):
     watcher = Watcher()
     test = [{"text": "late", "label": "compliment"}]
     message = (
-        "the given rows, row 1: label 'compliment' never occurs in the given rows. Known: "
+        "the given rows, row 1: label 'compliment' never occurs in the rows left for "
+        "training, 8 of the 10 of the given rows. Known: "
         "complaint, no complaint. Did you mean complaint? Mend the row, or add the label."
     )
     refused(DataError, message, lambda: train(backbone, TABLE, test=test, watcher=watcher))

@@ -3,7 +3,7 @@
 import pytest
 
 from ptune.config import Recipe
-from ptune.errors import ConfigError, DataError
+from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.training.rows import Sources, read_rows
 
 JUDGED = [
@@ -66,3 +66,30 @@ def test_a_row_that_is_neither_true_nor_false_may_be_left_out():
     data = read(TEXT | {"bad_rows": "skip"}, rows, validation=JUDGED)
     assert len(data.train) == 8
     assert "the given rows, row 13: truth_column = ok holds 'perhaps'" in data.notes[1]
+
+
+@pytest.mark.parametrize("template", ["{soft:3}no field here {label}", "{soft:4} {label}"])
+def test_a_template_without_a_field_is_refused(template):
+    with pytest.raises(TemplateError) as error:
+        read(LABELLED | {"template": template})
+    assert str(error.value) == (
+        f'template "{template}": there is no field of the rows in it, so every row would be the '
+        "same. Write one where its text goes. Columns: text, span, ok, q."
+    )
+
+
+def test_a_label_that_is_held_out_alone_is_not_said_to_be_missing_in_the_file():
+    rows = [{"text": f"text {at}", "label": str(at), "q": at} for at in range(4)]
+    settings = {"group_column": "q", "validation_share": 0.5, "template": "{text} {label}"}
+    with pytest.raises(DataError) as error:
+        read(settings, rows)
+    assert "never occurs in the rows left for training, 2 of the 4 of the given rows. Known" in (
+        str(error.value)
+    )
+
+
+def test_one_label_that_is_left_alone_is_not_said_to_be_the_only_one_of_the_file():
+    rows = [{"text": f"text {at}", "label": str(at // 6)} for at in range(12)]
+    settings = {"group_column": "label", "validation_share": 0.5, "template": "{text} {label}"}
+    with pytest.raises(DataError, match=r"in all 6 of 12 rows, those left for training\. Two or"):
+        read(settings, rows)

@@ -287,3 +287,15 @@ def test_a_new_run_in_the_folder_of_an_old_one_begins_a_new_log(tmp_path, backbo
     train(backbone, TABLE, output=tmp_path)
     train(backbone, SHALLOW, output=tmp_path, max_steps=2)
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 2]
+
+
+def test_a_prompt_in_the_place_of_a_checkpoint_is_refused(tmp_path, backbone):
+    train(backbone, SHALLOW | {"epochs": 1}, output=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint", ignore_errors=True)
+    shutil.copytree(tmp_path / "prompt", tmp_path / "checkpoint")
+    with pytest.raises(ArtifactError) as error:
+        train(backbone, SHALLOW | {"epochs": 1}, output=tmp_path, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'checkpoint'}: is no checkpoint of a run, but another folder of ptune's, as "
+        "a saved prompt. Put the run's checkpoint there, or start anew without resume."
+    )
