@@ -152,7 +152,7 @@ def _by_groups(
 def _autocast(query: Queries, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As PyTorch's own attention takes them: rotary positions leave queries and keys in float32."""
     kind = query.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return query, key, value
     dtype = torch.get_autocast_dtype(kind)
     return query.to(dtype), key.to(dtype), value.to(dtype)
@@ -165,7 +165,8 @@ def _refuse_unknown(module: nn.Module, mask: Tensor | None, kwargs: dict[str, An
         BackboneError: the module gives its attention such a thing; the probe lets the model be.
     """
     lost = [name for name in LOST if kwargs.get(name) is not None]
-    if mask is not None and mask.numel():
+    # Switch gives ones, which say nothing. (An empty mask is ptune's own.)
+    if mask is not None and mask.numel() and bool((mask != mask.flatten()[0]).any()):
         lost.append("a mask of its own")
     if lost:
         raise BackboneError(f"{type(module).__name__} gives its attention {', '.join(lost)}.")

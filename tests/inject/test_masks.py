@@ -105,3 +105,18 @@ def test_a_model_that_chooses_its_keys_otherwise_keeps_its_own_attention(name, m
     b = Backbone.load(model, tokenizer=tiny.tokenizer())
     assert b.geometry.sites == ()
     assert b.geometry.padded
+
+
+def test_a_model_with_masks_of_its_own_making_keeps_its_own_attention(monkeypatch):
+    model = tiny.model("llama")
+    attention = type(model.model.layers[0].self_attn)
+    forward = attention.forward
+
+    def masking(self, hidden_states, *args, attention_mask=None, **kwargs):
+        tokens = hidden_states.shape[1]
+        own = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril().triu(-1)
+        return forward(self, hidden_states, *args, attention_mask=own, **kwargs)
+
+    monkeypatch.setattr(attention, "forward", masking)
+    b = Backbone.load(model, tokenizer=tiny.tokenizer())
+    assert b.geometry.sites == ()

@@ -286,7 +286,10 @@ def test_a_checkpoint_holds_the_prompt_and_nothing_of_the_backbone(stopped):
 def test_a_new_run_in_the_folder_of_an_old_one_begins_a_new_log(tmp_path, backbone):
     train(backbone, TABLE, output=tmp_path)
     train(backbone, SHALLOW, output=tmp_path, max_steps=2)
-    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 2]
+    first, *others = log_of(tmp_path)
+    said = f"{tmp_path}: an earlier run is replaced; resume would have gone on with it."
+    assert (first["step"], first["note"]) == (0, said)
+    assert [line["step"] for line in others] == [1, 2, 2]
 
 
 def test_a_prompt_in_the_place_of_a_checkpoint_is_refused(tmp_path, backbone):
