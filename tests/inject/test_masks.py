@@ -114,7 +114,7 @@ def test_a_model_with_masks_of_its_own_making_keeps_its_own_attention(monkeypatc
 
     def masking(self, hidden_states, *args, attention_mask=None, **kwargs):
         tokens = hidden_states.shape[1]
-        own = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril().triu(-1)
+        own = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril().triu(-8)
         return forward(self, hidden_states, *args, attention_mask=own, **kwargs)
 
     monkeypatch.setattr(attention, "forward", masking)
