@@ -51,12 +51,18 @@ def reported_split(protocol: str, scores: Iterable[str]) -> str | None:
     return next((split for split in order if split in scores), None)
 
 
-def how(protocol: str, split: str | None) -> str:
-    """The protocol, in a sentence."""
+def how(protocol: str, split: str | None, *, validated: bool = True) -> str:
+    """The protocol, in a sentence.
+
+    Args:
+        validated: whether there were validation rows.
+    """
     if split is None:
         return f"{protocol}: nothing was scored."
     if protocol == "paper":
         return "paper: the best of all evaluations on the validation rows."
+    if not validated:
+        return "strict: the last step was kept, the test rows scored once."
     if split == "test":
         return "strict: the step was chosen on the validation rows, the test rows scored once."
     return (
@@ -74,7 +80,7 @@ def run_scores(recipe: Recipe, result: Result) -> dict[str, Any]:
     split = reported_split(recipe.protocol, result.scores)
     metric = recipe.metric or "accuracy"
     found: dict[str, Any] = {
-        **_protocol(recipe, split),
+        **_protocol(recipe, split, result.scores),
         "seed": recipe.seed,
         "steps": result.steps,
         "scores": result.scores,
@@ -107,7 +113,7 @@ def replicas_scores(
     }
     spreads = spread(results)
     split = reported_split(recipe.protocol, spreads)
-    found = {**_protocol(recipe, split), "replicas": each, "scores": spreads}
+    found = {**_protocol(recipe, split, spreads), "replicas": each, "scores": spreads}
     if split is not None:
         metric = recipe.metric or "accuracy"
         found["reported"] = {"rows": split, "metric": metric, **spreads[split].get(metric, {})}
@@ -128,8 +134,9 @@ def write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
     write_text(folder / FILE, text + "\n")
 
 
-def _protocol(recipe: Recipe, split: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"protocol": recipe.protocol, "how": how(recipe.protocol, split)}
+def _protocol(recipe: Recipe, split: str | None, scored: Iterable[str]) -> dict[str, Any]:
+    said = how(recipe.protocol, split, validated="validation" in scored)
+    found: dict[str, Any] = {"protocol": recipe.protocol, "how": said}
     if recipe.preset is not None:
         preset = presets()[recipe.preset]
         found["preset"] = {

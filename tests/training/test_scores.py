@@ -47,6 +47,12 @@ def test_strict_reports_the_test_rows(backbone, result, tmp_path):
     assert said["reported"] == {"rows": "test", "metric": "accuracy", "score": score}
 
 
+def test_without_validation_rows_no_step_is_said_to_be_chosen(backbone, tmp_path):
+    train(backbone, TABLE | {"epochs": 1, "validation_share": 0}, test=TEST, output=tmp_path)
+    said = json.loads((tmp_path / FILE).read_text())
+    assert said["how"] == "strict: the last step was kept, the test rows scored once."
+
+
 def test_paper_reports_the_best_evaluation_on_the_validation_rows(backbone, tmp_path):
     done = train(backbone, TABLE | {"protocol": "paper"}, output=tmp_path)
     said = json.loads((tmp_path / FILE).read_text())
