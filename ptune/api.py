@@ -182,11 +182,12 @@ def evaluate(
     read = _rows(prompt, rows, skip=skip_bad_rows)
     check = _check_of(prompt, ready.task if skip_bad_rows else None)
     found, notes = sift(read.rows, check, skip=skip_bad_rows)
-    for note in read.notes + notes + _told_blank(prompt, found):
+    for note in read.notes + notes:
         log.warning("%s", note)
     answers = _answers(prompt, found)
     marks = Marks.of(prompt.settings)
     examples = _told_cut(marks.on(ready.task.examples(found, answers), found))
+    _tell_blank(prompt, found)
     return evaluate_examples(*ready, examples, batch_size=batch_size)
 
 
@@ -229,9 +230,10 @@ def predict_kept(
     if skip_bad_rows:
         found, more = sift(found, ready.task.examples, skip=True)
         notes += more
-    for note in notes + _told_blank(prompt, found):
+    for note in notes:
         log.warning("%s", note)
     examples = _told_cut(ready.task.examples(found))
+    _tell_blank(prompt, found)
     return Predicted(found, predict_examples(*ready, examples, batch_size=batch_size))
 
 
@@ -284,8 +286,10 @@ def _check_of(prompt: SoftPrompt, task: Task | None) -> Check:
     return check
 
 
-def _told_blank(prompt: SoftPrompt, rows: Rows) -> tuple[str, ...]:
-    return told_blank(rows, Template.parse(prompt.template).fields)
+def _tell_blank(prompt: SoftPrompt, rows: Rows) -> None:
+    """Say on the log which rows have no text; the task has taken them by now."""
+    for note in told_blank(rows, Template.parse(prompt.template).fields):
+        log.warning("%s", note)
 
 
 def _told_cut(examples: list[Example]) -> list[Example]:
