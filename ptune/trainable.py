@@ -138,10 +138,15 @@ def _with_dots(name: str) -> str:
 
 
 def encode(encoder: Encoder) -> Float[Tensor, "slots width"]:
-    """What an encoder computes for all of its slots, in their order."""
+    """What an encoder computes for all of its slots, in their order.
+
+    Outside of autocast: what is folded is then what was trained, and there are CPUs on which no
+    LSTM runs in 16 bits.
+    """
     slots = encoder.slots
     device = next(encoder.parameters()).device
-    return encoder(torch.arange(slots, device=device)[None])[0]
+    with torch.autocast(device.type, enabled=False):
+        return encoder(torch.arange(slots, device=device)[None])[0]
 
 
 @contextmanager
@@ -241,8 +246,9 @@ class PromptedBackbone(nn.Module):
             inputs_embeds: what the model's embedding would give, in place of `input_ids`.
             options: transformers' own: `max_new_tokens`, `num_beams`, `cache_implementation`,
                 `prompt_lookup_num_tokens`, `assistant_model`, `past_key_values` of an earlier
-                answer, ... Lengths count real tokens; those inside a `generation_config` and in
-                processors of your own count virtual ones as well.
+                answer (`cache` from transformers 5.24 on), ... Lengths count real tokens; those
+                inside a `generation_config` and in processors of your own count virtual ones as
+                well.
         Returns:
             What the model's own `generate` returns: the ids as they were given, and what is said
             behind them; behind vectors, what is said. Of a cache in it, the virtual tokens are a

@@ -371,14 +371,14 @@ def test_a_second_turn_goes_on_from_the_returned_cache(name, offset):
     ids = torch.tensor([LONG, [0] * pads + SHORT])
     mask = torch.tensor([[1] * len(LONG), [0] * pads + [1] * len(SHORT)])
     first = model.generate(ids, mask, return_dict_in_generate=True, **PLAIN)
-    assert first.past_key_values.get_seq_length() == len(LONG) + 3 + 5  # the last is not read yet
+    assert first[tiny.CACHE].get_seq_length() == len(LONG) + 3 + 5  # the last is not read yet
     ids = torch.cat([first.sequences, torch.tensor([[7, 9, 11], [8, 9, 10]])], dim=1)
     mask = torch.cat([mask, torch.ones(2, 9, dtype=mask.dtype)], dim=1)
     lengths = []
     watch = model.backbone.model.register_forward_pre_hook(
         lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    said = model.generate(ids, mask, past_key_values=first.past_key_values, **PLAIN)
+    said = model.generate(ids, mask, **{tiny.CACHE: first[tiny.CACHE]}, **PLAIN)
     watch.remove()
     assert lengths == [4, 1, 1, 1, 1, 1]
     assert said[0].tolist() == by_hand(model, ids[0].tolist())
@@ -458,7 +458,7 @@ def test_weights_of_a_deep_prompt_are_those_of_a_cache_that_begins_with_it(name,
         with torch.no_grad():
             expected = plain(
                 torch.tensor([real]),
-                past_key_values=cache,
+                **{tiny.CACHE: cache},
                 position_ids=torch.arange(len(real))[None] + offset,
                 output_attentions=True,
             ).attentions

@@ -75,7 +75,7 @@ def test_a_deep_prompt_on_a_lora_is_the_cache_of_pefts_own_model():
     wrapped = with_lora(target_modules=["k_proj", "v_proj"]).eval()
     text, row = torch.tensor([ROW]), torch.tensor([ROW[::-1]])
     with torch.no_grad():
-        cache = wrapped(input_ids=text, use_cache=True).past_key_values
+        cache = wrapped(input_ids=text, use_cache=True)[tiny.CACHE]
         pairs = {
             site: KeysValues(one.keys[0].transpose(0, 1).clone(), one.values[0].transpose(0, 1))
             for site, one in enumerate(cache.layers)

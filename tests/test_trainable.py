@@ -43,6 +43,15 @@ def test_an_encoder_alone_gives_vectors_for_a_batch_of_slots():
     assert encoder(torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])).shape == (2, 4, 8)
 
 
+def test_what_is_trained_under_autocast_is_what_is_folded():
+    prompt = both(tiny.backbone("llama"))
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = prompt.tensors()
+    folded = prompt.fold()
+    assert torch.equal(trained.vectors, folded.vectors)
+    assert all(torch.equal(trained.deep[site].keys, folded.deep[site].keys) for site in (0, 2))
+
+
 @pytest.mark.parametrize("projection", [None, 12])
 def test_folded_gives_the_same_logits_as_unfolded_bit_for_bit(projection):
     backbone = tiny.backbone("llama")

@@ -1,5 +1,7 @@
 """Tiny random models and a word-level tokenizer, made in a moment and the same every time."""
 
+from inspect import signature
+
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -46,6 +48,8 @@ WORDS = [
     "seven",
 ]
 VOCABULARY = 96
+# What a model's forward calls keys and values that are kept; the second before transformers 5.24.
+CACHE = "cache" if "cache" in signature(hf.LlamaModel.forward).parameters else "past_key_values"
 
 
 def tokenizer():

@@ -21,6 +21,7 @@ from transformers.modeling_utils import AttentionInterface
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import KeysValues
+from ptune.inject import CACHE_NAMES
 
 NAIVE = "ptune_naive"
 States = Float[Tensor, "tokens hidden"]
@@ -109,7 +110,8 @@ def behind(
         None where the model keeps no cache of keys and values for every site.
     """
     ids = torch.tensor([text], device=backbone.device)
-    cache = getattr(backbone.body(input_ids=ids, use_cache=True), "past_key_values", None)
+    said = backbone.body(input_ids=ids, use_cache=True)
+    cache = next((said[name] for name in CACHE_NAMES if name in said), None)
     layers = getattr(cache, "layers", [])
     sites = backbone.geometry.sites
     pairs: list[Any] = [(getattr(one, "keys", 0), getattr(one, "values", 0)) for one in layers]

@@ -27,6 +27,7 @@ from ptune.formats.peft_folder import TASKS, write_peft
 from ptune.formats.placing import warn_of_windows
 from ptune.formats.rotation import moved
 from ptune.formats.two_sided import check_words, decoder_sites, from_decoder
+from ptune.inject import CACHE_NAMES
 from ptune.layout import Layout
 from ptune.loading import own_head
 from ptune.prompt import SoftPrompt
@@ -222,7 +223,7 @@ def _check_sites(prompt: SoftPrompt, backbone: Backbone) -> None:
         reason = "its sites have prompts of different lengths, and PEFT's are of one"
     elif len(shapes) > 1 or any(shape.key_dim != shape.value_dim for shape in shapes):
         reason = "the keys and values of this backbone are not all of one shape"
-    elif "past_key_values" not in takes or len({site.name for site in sites}) < len(sites):
+    elif not takes.keys() & set(CACHE_NAMES) or len({site.name for site in sites}) < len(sites):
         reason = "this backbone takes no cache, in which PEFT hands a prefix over"
     if reason:
         raise ArtifactError(f"The deep prompt cannot be said in PEFT: {reason}. {KEEP}")

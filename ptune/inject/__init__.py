@@ -26,6 +26,7 @@ from ptune.inject.session import layers as layers
 from ptune.inject.sides import input_embeddings as input_embeddings
 from ptune.inject.sides import is_two_sided as is_two_sided
 from ptune.inject.sides import run_body as run_body
+from ptune.inject.sites import CACHE_NAMES as CACHE_NAMES
 from ptune.inject.sites import Geometry as Geometry
 from ptune.inject.sites import Site as Site
 from ptune.inject.words import Words as Words

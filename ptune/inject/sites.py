@@ -34,6 +34,10 @@ class Site:
     kind: Kind
 
 
+# What transformers calls keys and values that are kept between passes: from 5.24 on, and before.
+CACHE_NAMES = ("cache", "past_key_values")
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """What injection must know of a backbone.

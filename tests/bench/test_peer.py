@@ -12,8 +12,11 @@ from ptune.config import Recipe
 from ptune.errors import ConfigError
 
 pytest.importorskip("peft")
-# PEFT asks transformers for a property by its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+# PEFT asks transformers for a property, and hands over a cache, by their old names.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning"),
+]
 
 WORDS = {"method": "prompt-tuning", "template": TEMPLATE, "loss": "vocabulary"}
 DEEP = {"method": "p-tuning-v2", "prompt_length": 3}

@@ -20,7 +20,7 @@ def on(place):
     return ("--backbone", place / "backbone")
 
 
-def test_help_starts_in_less_than_half_a_second_and_imports_no_torch():
+def test_help_starts_in_less_than_a_second_and_imports_no_torch():
     code = (
         "import sys, resource\n"
         "sys.argv = ['ptune', 'train', '--help']\n"
@@ -38,7 +38,7 @@ def test_help_starts_in_less_than_half_a_second_and_imports_no_torch():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Usage: ptune train [OPTIONS] {RECIPE} [KEY=VALUE]...")
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 0.5
+    assert seconds < 1  # half of that on a fast core
 
 
 TRAIN_HELP = """\

@@ -73,7 +73,7 @@ def assert_the_same_in_peft(name, backbone, prompt, folder, task="CAUSAL_LM"):
     found = oracle.logits(oracle.loaded(oracle.base(name, task), folder))
     wanted = logits(backbone, prompt)
     assert found.shape == wanted.shape
-    assert (found - wanted).abs().max() < 1e-5
+    assert (found - wanted).abs().max() < 1e-5 * max(1.0, float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom"])

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import transformers as hf
 from oracles.stand_ins import FusedStandIns, StandIns
@@ -12,9 +13,10 @@ from tiny import SMALL, tokenizer
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
-from ptune.encoders import KeysValues
+from ptune.encoders import EmbeddingEncoder, KeysValues, PrefixEncoder
 from ptune.generation import generate
 from ptune.run import keys_values_of, run
+from ptune.trainable import PromptedBackbone, TrainablePrompt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 from families import make
@@ -137,6 +139,27 @@ def test_a_decoders_prompt_of_a_texts_own_keys_is_the_text(name):
         both = torch.tensor([SHORT + row])
         native = b.body(input_ids=both).last_hidden_state[0, len(SHORT) :]
     equal(states(b, row, keys_values_of(b, SHORT)), native)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_with_a_cache_a_decoder_says_what_it_says_without(name):
+    b = backbone(name)
+    generator = torch.Generator().manual_seed(1)
+    shapes = [site.shape for site in b.geometry.sites]
+    start = torch.randn(2, b.geometry.width, generator=generator)
+    prompt = TrainablePrompt(
+        shallow=EmbeddingEncoder(2, b.geometry.width, initial=start),
+        deep=PrefixEncoder(SLOTS, shapes, generator=generator),
+        sites=tuple(range(len(shapes))),
+    )
+    options = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5, "pad_token_id": 0}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    kept, whole = (  # MPT keeps nothing unless it is asked to
+        PromptedBackbone(b, prompt).generate(torch.tensor([ROW]), use_cache=keep, **options)
+        for keep in (True, False)
+    )
+    assert kept[tiny.CACHE].get_seq_length() == 2 + len(ROW) + 4
+    equal(torch.stack(kept.logits), torch.stack(whole.logits))
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -1,8 +1,16 @@
-"""PEFT's own models on tiny backbones: what an imported or exported prompt is compared with."""
+"""PEFT's own models on tiny backbones: what an imported or exported prompt is compared with.
+
+PEFT 0.21 hands a prefix to the model as `past_key_values`, which transformers calls `cache` from
+5.24 on. Of the two together, a classifier with a prefix is refused by PEFT, and `generate` goes on
+without it and without a word; only the plain forward of a language model has it. Tests that need
+more of PEFT than works are skipped, with that reason.
+"""
 
 import warnings
+from functools import cache
 
 import peft
+import pytest
 import tiny
 import torch
 import transformers as hf
@@ -34,6 +42,35 @@ SLOTS = 4
 IDS = (7, 9, 11, 13, 8)
 
 
+@cache
+def _prefixes_arrive():
+    """Whether PEFT's classifiers take a prefix: tried on one, as their versions say nothing."""
+    config = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=SLOTS)
+    model = peft.get_peft_model(base("bert", "SEQ_CLS"), config)
+    try:
+        logits(model)
+    except ValueError as error:
+        if "does not support past key values" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _need(kind, task):
+    prefix = kind.startswith(("PREFIX", "CARTRIDGE"))
+    if prefix and task not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        need_prefixes()
+
+
+def need_prefixes():
+    """Skip where PEFT cannot hand its prefixes to these transformers."""
+    if not _prefixes_arrive():
+        pytest.skip(
+            f"PEFT {peft.__version__} hands prefixes over by a name that transformers "
+            f"{hf.__version__} does not have"
+        )
+
+
 def base(name, task, seed=0):
     torch.manual_seed(seed)
     return CLASSES[task].from_config(tiny.ALL[name]()).float().eval()
@@ -41,6 +78,7 @@ def base(name, task, seed=0):
 
 def wrapped(model, kind, task, **more):
     """A model of PEFT's with a random prompt that moves its answers."""
+    _need(kind, task)
     config, own = CONFIGS[kind]
     slots = {} if kind == "CPT" else {"num_virtual_tokens": SLOTS}
     torch.manual_seed(1)
@@ -68,4 +106,7 @@ def logits(model, ids=IDS, **more):
 def loaded(model, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        made = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    config = made.peft_config["default"]
+    _need(config.peft_type.value, config.task_type)
+    return made

@@ -4,6 +4,8 @@ Module names are those of the published code, so that a state dict has its keys.
 with ptune.
 """
 
+from inspect import signature
+
 import torch
 from torch import nn
 
@@ -90,7 +92,9 @@ class _BertWithPrefix(nn.Module):
         past = past.permute([2, 0, 3, 1, 4]).split(2)
         mask = torch.ones(len(ids), self.slots + ids.shape[1])
         cache = DynamicCache(past)
-        return self.bert(ids, attention_mask=mask, past_key_values=cache, **more)
+        takes = signature(self.bert.forward).parameters
+        name = "cache" if "cache" in takes else "past_key_values"  # before transformers 5.24
+        return self.bert(ids, attention_mask=mask, **{name: cache}, **more)
 
 
 class BertPrefixForSequenceClassification(_BertWithPrefix):

@@ -43,6 +43,7 @@ def forward(
     position_bias: Tensor,
     past_key_values: Any = None,
     attention_mask: Tensor | None = None,
+    cache: Any = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "lines tokens hidden"], Tensor | None]:
     """What `MptAttention.forward` computes, by ptune's attention."""
@@ -52,8 +53,9 @@ def forward(
         fused = fused.clamp(min=-module.clip_qkv, max=module.clip_qkv)
     heads = fused.view(lines, tokens, 3, module.n_heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = heads[0], heads[1], heads[2]
-    if past_key_values is not None:
-        key, value = past_key_values.update(key, value, module.layer_idx)
+    kept = cache if past_key_values is None else past_key_values  # before transformers 5.24
+    if kept is not None:
+        key, value = kept.update(key, value, module.layer_idx)
     slope = slopes(module.n_heads).to(query.device)
     scaling = module.softmax_scale
     if attention.is_packed(module):
