@@ -22,7 +22,7 @@ from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import EmbeddingEncoder, KeysValues, LSTMEncoder, PrefixEncoder
 from ptune.errors import PtuneError
-from ptune.generation import generate
+from ptune.generation import continue_rows, generate
 from ptune.heads import ClassificationHead
 from ptune.prompt import SoftPrompt
 from ptune.run import keys_values_of, run
@@ -222,10 +222,7 @@ def behind_a_window() -> tuple[Side, Side]:
     made = wrapped(model, "X", "CAUSAL_LM")
     theirs = made(**padded([LONG])).logits[0, -1]
     backbone = backbone_of(model)
-    heads, dim, _ = backbone.geometry.sites[0].shape
-    table = made.prompt_encoder["default"].embedding.weight.detach()
-    keys, values = table.view(N, 2, heads, dim).unbind(1)
-    deep = {0: KeysValues(keys, values)}
+    deep = peft_deep(made, backbone)
     last = TokenSequence(LONG, reads=(len(LONG) - 1,))
     found = ours(backbone, [PromptTensors(deep=deep, offset=N)], [last], "logits")[0]
     places = torch.arange(N, N + len(LONG))[None]  # PEFT's text begins behind its prefix
@@ -234,6 +231,34 @@ def behind_a_window() -> tuple[Side, Side]:
     right = model.lm_head(states.last_hidden_state[0, -1])
     what = "prefix, behind a window of 4: "
     return differs(theirs, right, what), differs(found, right, what)
+
+
+def in_generate() -> tuple[Side, Side]:
+    """The first logits of `generate` behind a prefix, the same on both sides and by hand."""
+    from naive_attention import NaiveAttention
+
+    model = base("llama", "CAUSAL_LM")
+    made = wrapped(model, "X", "CAUSAL_LM")
+    rows = padded([LONG])
+    options: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    theirs = made.generate(**rows, **options).logits[0][0]
+    backbone = backbone_of(model)
+    deep = peft_deep(made, backbone)
+    prompt = PromptTensors(deep=deep, offset=N)
+    found = continue_rows(backbone, prompt, *rows.values(), options).logits[0][0]
+    places = torch.arange(N, N + len(LONG))[None]  # PEFT's text begins behind its prefix
+    with NaiveAttention(model, deep):
+        right = model(input_ids=torch.tensor([LONG]), position_ids=places).logits[0, -1]
+    return differs(theirs, right, "generate: "), differs(found, right, "generate: ")
+
+
+def peft_deep(made: Any, backbone: Backbone) -> dict[int, KeysValues]:
+    """The keys and values of a prefix without projection, site by site."""
+    heads, dim, _ = backbone.geometry.sites[0].shape
+    table = made.prompt_encoder["default"].embedding.weight.detach()
+    parts = table.view(N, len(backbone.geometry.sites), 2, heads, dim)
+    return {at: KeysValues(*parts[:, at].unbind(1)) for at in range(parts.shape[1])}
 
 
 def checkpointed_gradient() -> Side:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_every_item_of_the_list_is_there():
     import peft_faults
 
-    assert list(peft_faults.ITEMS) == [f"S{n}" for n in range(1, 12)] + [
+    assert list(peft_faults.ITEMS) == [f"S{n}" for n in range(1, 13)] + [
         str(n) for n in range(1, 15)
     ]
 
