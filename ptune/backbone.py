@@ -135,7 +135,7 @@ class Backbone:
                     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
                 pooling = trained_pooling(folder, options)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise BackboneError(cannot_load(source, trust_remote_code, error)) from error
+            raise cannot_load(source, trust_remote_code, error) from error
         backbone = cls(model, tokenizer, str(source), pooling=pooling)
         if place.int8:
             backbone._make_int8(place)

@@ -5,7 +5,8 @@
     ├── TemplateError    a template; shows the template and the column
     ├── DataError        a file or a row
     ├── BackboneError    a model that cannot be loaded, probed or used for this
-    │   └── ArchitectureError    of a kind that ptune cannot reach
+    │   ├── ArchitectureError    of a kind that ptune cannot reach
+    │   └── NotLoadedError       not there, or not to be read
     ├── ArtifactError    a prompt file that is damaged, foreign or made for another backbone
     └── TrainingError    a run that diverged or cannot go on
 
@@ -38,6 +39,10 @@ class BackboneError(PtuneError, RuntimeError):
 
 class ArchitectureError(BackboneError):
     """A model is of a kind that ptune cannot reach (yet)."""
+
+
+class NotLoadedError(BackboneError):
+    """A model is not where it was looked for, or its files cannot be read."""
 
 
 class ArtifactError(PtuneError, ValueError):

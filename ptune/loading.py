@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from ptune.demo import resolve
-from ptune.errors import BackboneError
+from ptune.errors import BackboneError, NotLoadedError
 from ptune.sharding import SWITCH, hidden
 
 INT8 = "int8"
@@ -192,7 +192,7 @@ def load_tokenizer(source: str) -> Any:
                 folder, local_files_only=Path(folder).is_dir()
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BackboneError(cannot_load(source, False, error)) from error
+        raise cannot_load(source, False, error) from error
 
 
 @contextmanager
@@ -305,15 +305,15 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModel
 
 
-def cannot_load(source: str | Path, trusted: bool, error: Exception) -> str:
-    """Say why a model was not loaded, and what to do."""
+def cannot_load(source: str | Path, trusted: bool, error: Exception) -> NotLoadedError:
+    """The error that says why a model was not loaded, and what to do."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     hint = "Give a local folder with config.json, or the name of a model on the Hugging Face hub"
     if "trust_remote_code" in str(error) and not trusted:
         hint = "It wants to run code of its own; if you trust it, set trust_remote_code=true"
     elif os.environ.get("HF_HUB_OFFLINE") == "1":
         hint += " that is already in the cache (HF_HUB_OFFLINE is set)"
-    return f'Backbone "{source}" cannot be loaded: {reason} {hint}.'
+    return NotLoadedError(f'Backbone "{source}" cannot be loaded: {reason} {hint}.')
 
 
 def body_with_pooler(source: str) -> PreTrainedModel | None:

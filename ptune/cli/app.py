@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ptune.errors import BackboneError
+from ptune.errors import BackboneError, NotLoadedError
 
 app = typer.Typer(
     name="ptune",
@@ -85,10 +85,8 @@ def load_prompt(prompt: str, backbone: str | None, way: Way = AS_TRAINED) -> tup
         )
     try:
         return soft, Backbone.load(soft.backbone, revision=soft.settings.get("revision"), **options)
-    except BackboneError as error:
-        if not str(error).startswith(f'Backbone "{soft.backbone}"'):
-            raise
-        raise BackboneError(f"{error} If it lies elsewhere, say where with --backbone.") from error
+    except NotLoadedError as error:
+        raise NotLoadedError(f"{error} If it lies elsewhere, say where with --backbone.") from error
 
 
 def print_json(value: object) -> None:

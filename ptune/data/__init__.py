@@ -28,7 +28,7 @@ from ptune.data.labels import (
     numbers_of,
 )
 from ptune.data.rows import Rows
-from ptune.data.sift import Check, Kept, sift, told_blank
+from ptune.data.sift import Check, Kept, sift, told_again, told_blank
 from ptune.data.source import kept_rows_for, load_rows, rows_for
 from ptune.data.squad import Spans, ids_of, spans_of
 from ptune.data.tags import check_tags, scheme_in, tags_of
@@ -60,6 +60,7 @@ __all__ = [
     "split_groups",
     "split_rows",
     "tags_of",
+    "told_again",
     "told_blank",
     "with_choices",
 ]

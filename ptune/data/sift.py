@@ -3,13 +3,14 @@
     kept = sift(rows, lambda row: answers_of(row, "label", kind), skip=True)
     kept.notes     'train.csv: 2 of 900 rows are left out:', '  train.csv, line 7: ...', ...
 
-Blank rows are not bad, but rarely meant: `told_blank` counts them.
+Blank rows are not bad, but rarely meant: `told_blank` counts them; `told_again` those that are
+scored and say what a row to train on says.
 
 What is bad is said by the check: any function of rows that raises a `DataError` which names the
 place. Knows no task.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ptune.data.rows import Rows
@@ -94,6 +95,35 @@ def told_blank(rows: Rows, fields: Sequence[str]) -> tuple[str, ...]:
     columns = f"column{'s' * (len(fields) > 1)} {' or '.join(fields)}"
     said = f"{rows.source}: {len(blank)} of {len(rows)} rows {has} no text in {columns}"
     return (f"{said}, the first is {rows.unit} {rows.numbers[blank[0]]}. {kept} kept.",)
+
+
+def told_again(train: Rows, rows: Rows, columns: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on rows that hold in these columns what a row to train on holds, if there are any.
+
+    >>> from ptune.data import load_rows
+    >>> rows = load_rows([{"text": "late"}, {"text": "lost"}])
+    >>> told_again(rows[:1], rows, ["text"])[0]
+    'the given rows: 1 of 2 rows says what a row to train on says, the first is row 1 (as row 1 of \
+the given rows). Their score tells little about new rows.'
+    """
+    first: dict[str, int] = {}
+    for i, row in enumerate(train):
+        first.setdefault(_said(row, columns), i)
+    again = [i for i, row in enumerate(rows) if _said(row, columns) in first]
+    if not again:
+        return ()
+    other = first[_said(rows[again[0]], columns)]
+    says = "says" if len(again) == 1 else "say"
+    said = (
+        f"{rows.source}: {len(again)} of {len(rows)} rows {says} what a row to train on says, the "
+        f"first is {rows.unit} {rows.numbers[again[0]]} (as {train.unit} {train.numbers[other]} of "
+        f"{train.source}). Their score tells little about new rows."
+    )
+    return (said,)
+
+
+def _said(row: Mapping[str, object], columns: Sequence[str]) -> str:
+    return repr([row[column] for column in columns])
 
 
 def _is_blank(value: object) -> bool:

@@ -193,9 +193,15 @@ def _pairs(value: object, rows: Rows, index: int, column: str) -> list[tuple[str
         value, beside = ([value], [beside]) if value.strip() else ([], [])
     if not isinstance(value, Sequence):
         raise DataError(f"{where}: found {value!r}, which is neither a text nor a list of answers.")
-    starts = beside if isinstance(beside, Sequence) and not isinstance(beside, str) else []
-    starts = [*starts, *[None] * (len(value) - len(starts))]
-    return [_pair(one, start, where) for one, start in zip(value, starts, strict=False)]
+    starts: Sequence[object] = [None] * len(value)
+    if isinstance(beside, Sequence) and not isinstance(beside, str):
+        starts = beside
+    if len(starts) != len(value):
+        raise DataError(
+            f"{where}: there are {len(value)} answers, and {len(starts)} numbers in {START}. Give "
+            f"each answer its own, or leave {START} out to have the answers looked for."
+        )
+    return [_pair(one, start, where) for one, start in zip(value, starts, strict=True)]
 
 
 def _pair(one: object, start: object, where: str) -> tuple[str, object]:

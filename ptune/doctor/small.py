@@ -113,7 +113,7 @@ def small_backbone(
     try:
         config = transformers.AutoConfig.from_pretrained(resolve(source), **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BackboneError(cannot_load(source, trust_remote_code, error)) from error
+        raise cannot_load(source, trust_remote_code, error) from error
     made = model_of(config, source, trust_remote_code=trust_remote_code, seed=seed)
     return Backbone.load(made, tokenizer=Ids(made.config))
 

@@ -30,6 +30,7 @@ from ptune.data import (
     sift,
     split_groups,
     split_rows,
+    told_again,
     told_blank,
 )
 from ptune.data.labels import CHOICE, never_in
@@ -104,8 +105,19 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         notes += more + last
         _check_positive(recipe, labels)
     template = Template.parse(recipe.template or default_template(recipe, rows))
-    blank = [_fitting(recipe, template, part) for part in parts]
-    return RunRows(template, rows, validation, test, labels, sum(blank, told + notes))
+    said = [_fitting(recipe, template, part) for part in parts]
+    said += [_again(recipe, template, rows, part) for part in (validation, test)]
+    return RunRows(template, rows, validation, test, labels, sum(said, told + notes))
+
+
+def _again(recipe: Recipe, template: Template, train: Rows, scored: Rows | None) -> tuple[str, ...]:
+    """What to say of scored rows that are the same to a prompt as a row to train on."""
+    if scored is None:
+        return ()
+    read: Sequence[str] = template.fields
+    if recipe.task == "multiple-choice":  # its choices may stand in several columns
+        read = [column for column in train.columns if column != recipe.label_column]
+    return told_again(train, scored, [column for column in read if column in scored.columns])
 
 
 def _fitting(recipe: Recipe, template: Template, rows: Rows) -> tuple[str, ...]:

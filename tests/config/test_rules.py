@@ -421,6 +421,21 @@ DEEP = "p-tuning-v2"
             ("batch_size = 8 and tokens_per_batch = 512 both say how large a batch is. Keep one."),
         ),
         (
+            {"validation": "v.csv", "validation_share": 0.5},
+            (
+                "validation_share = 0.5 holds rows of train out, and validation = v.csv gives "
+                "others. Keep one."
+            ),
+        ),
+        (
+            {"template": "{soft:8}{text}", "prompt_length": 40},
+            (
+                "prompt_length = 40 counts the virtual tokens of a deep prompt or of the default "
+                "template, and template says its own. Write {soft:40} there, or leave "
+                "prompt_length out."
+            ),
+        ),
+        (
             {"patience": 3, "validation_share": 0.0},
             "patience = 3 needs validation rows. Give validation or validation_share.",
         ),
@@ -544,3 +559,11 @@ def test_several_clashes_are_named_at_once():
         "  - projection = 8 goes with method = p-tuning-v2 only; method is p-tuning.\n"
         "  - init = text needs init_text, the text to start from."
     )
+
+
+def test_what_another_setting_takes_the_place_of_may_be_said_by_its_default_or_none():
+    assert Recipe.make(validation="v.csv", validation_share=0).validation == "v.csv"
+    assert Recipe.make(validation="v.csv", validation_share=0.2).validation == "v.csv"
+    assert Recipe.make(template="{soft:8}{text}", prompt_length=20).prompt_length == 20
+    assert Recipe.make(method=DEEP, template="{soft:8}{text}", prompt_length=40)
+    assert Recipe.make(prompt_length=40).template is None

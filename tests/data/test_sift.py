@@ -1,6 +1,6 @@
 import pytest
 
-from ptune.data import labels_of, load_rows, sift
+from ptune.data import labels_of, load_rows, sift, told_again
 from ptune.data.sift import MOST_LISTED
 from ptune.errors import DataError
 
@@ -57,3 +57,18 @@ def test_a_fault_of_no_single_row_leaves_none_out():
     kept = sift(rows, two_or_more, skip=True)
     assert list(kept.rows) == list(rows)
     assert kept.notes == ()
+
+
+def test_scored_rows_that_are_trained_on_are_counted_by_what_a_prompt_reads_of_them(tmp_path):
+    def file(name, texts):
+        (tmp_path / name).write_text("\n".join(["text,other", *texts]) + "\n", encoding="utf-8")
+        return load_rows(tmp_path / name)
+
+    train = file("train.csv", ["late,1", "lost,2", "late,3"])
+    test = file("test.csv", ["found,1", "lost,9", "late,9", "lost,8"])
+    (said,) = told_again(train, test, ["text"])
+    assert said == (
+        f"{tmp_path}/test.csv: 3 of 4 rows say what a row to train on says, the first is line 3 "
+        f"(as line 3 of {tmp_path}/train.csv). Their score tells little about new rows."
+    )
+    assert told_again(train, test, ["text", "other"]) == ()

@@ -217,3 +217,10 @@ def test_a_beginning_of_more_digits_than_python_reads_is_refused():
     assert wrong(answers="Somme", answer_start="9" * 5000) == (
         f"the given rows, row 1: answer_start = '{'9' * 40}...' is no whole number from 0. Mend it."
     )
+
+
+@pytest.mark.parametrize("starts", [[19], [19, 30, 31], []])
+def test_answers_and_beginnings_of_another_number_are_refused(starts):
+    said = f"there are 2 answers, and {len(starts)} numbers in answer_start. Give each answer its"
+    assert said in wrong(answers=["Somme", "Somme"], answer_start=starts)
+    assert said in wrong(answers={"text": ["Somme", "Somme"], "answer_start": starts})

@@ -10,10 +10,18 @@ from ptune.config.rules.asked import (
     no_validation,
     not_deep,
 )
-from ptune.config.rules.known import BATCH_SIZE
+from ptune.config.rules.known import BATCH_SIZE, PROMPT_LENGTH, VALIDATION_SHARE
 
 RULES: tuple[Rule, ...] = (
     # prompt
+    (
+        lambda v: not_deep(v) and v["template"] is not None and v["prompt_length"] != PROMPT_LENGTH,
+        (
+            "prompt_length = {prompt_length} counts the virtual tokens of a deep prompt or of the "
+            "default template, and template says its own. Write {{soft:{prompt_length}}} there, or "
+            "leave prompt_length out."
+        ),
+    ),
     (
         lambda v: not_deep(v) and v["projection"] is not None,
         f"projection = {{projection}} {ONLY_DEEP}",
@@ -94,6 +102,15 @@ RULES: tuple[Rule, ...] = (
         (
             "batch_size = {batch_size} and tokens_per_batch = {tokens_per_batch} both say how "
             "large a batch is. Keep one."
+        ),
+    ),
+    (
+        lambda v: (
+            v["validation"] is not None and v["validation_share"] not in (0, VALIDATION_SHARE)
+        ),
+        (
+            "validation_share = {validation_share} holds rows of train out, and validation = "
+            "{validation} gives others. Keep one."
         ),
     ),
     (
