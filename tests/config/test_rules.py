@@ -428,14 +428,6 @@ DEEP = "p-tuning-v2"
             ),
         ),
         (
-            {"template": "{soft:8}{text}", "prompt_length": 40},
-            (
-                "prompt_length = 40 counts the virtual tokens of a deep prompt or of the default "
-                "template, and template says its own. Write {soft:40} there, or leave "
-                "prompt_length out."
-            ),
-        ),
-        (
             {"patience": 3, "validation_share": 0.0},
             "patience = 3 needs validation rows. Give validation or validation_share.",
         ),
@@ -561,9 +553,6 @@ def test_several_clashes_are_named_at_once():
     )
 
 
-def test_what_another_setting_takes_the_place_of_may_be_said_by_its_default_or_none():
-    assert Recipe.make(validation="v.csv", validation_share=0).validation == "v.csv"
-    assert Recipe.make(validation="v.csv", validation_share=0.2).validation == "v.csv"
-    assert Recipe.make(template="{soft:8}{text}", prompt_length=20).prompt_length == 20
-    assert Recipe.make(method=DEEP, template="{soft:8}{text}", prompt_length=40)
-    assert Recipe.make(prompt_length=40).template is None
+@pytest.mark.parametrize("share", [0, 0.2])
+def test_beside_validation_rows_none_held_out_may_be_said_and_the_default(share):
+    assert Recipe.make(validation="v.csv", validation_share=share).validation == "v.csv"

@@ -31,9 +31,6 @@ from ptune.config.rules.known import (
     OF_TASK as OF_TASK,
 )
 from ptune.config.rules.known import (
-    PROMPT_LENGTH as PROMPT_LENGTH,
-)
-from ptune.config.rules.known import (
     STRIDE as STRIDE,
 )
 from ptune.config.rules.known import (

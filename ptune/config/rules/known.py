@@ -38,7 +38,6 @@ STRIDE = 128
 MAX_ANSWER_TOKENS = 30
 N_BEST = 20
 VALIDATION_SHARE = 0.2
-PROMPT_LENGTH = 20
 
 
 def kind_of(task: str, problem: str, answer: str = "label") -> str:

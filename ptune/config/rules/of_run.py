@@ -10,18 +10,10 @@ from ptune.config.rules.asked import (
     no_validation,
     not_deep,
 )
-from ptune.config.rules.known import BATCH_SIZE, PROMPT_LENGTH, VALIDATION_SHARE
+from ptune.config.rules.known import BATCH_SIZE, VALIDATION_SHARE
 
 RULES: tuple[Rule, ...] = (
     # prompt
-    (
-        lambda v: not_deep(v) and v["template"] is not None and v["prompt_length"] != PROMPT_LENGTH,
-        (
-            "prompt_length = {prompt_length} counts the virtual tokens of a deep prompt or of the "
-            "default template, and template says its own. Write {{soft:{prompt_length}}} there, or "
-            "leave prompt_length out."
-        ),
-    ),
     (
         lambda v: not_deep(v) and v["projection"] is not None,
         f"projection = {{projection}} {ONLY_DEEP}",

@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import BaseModel, field_validator
 
-from ptune.config.rules import PROMPT_LENGTH
 from ptune.config.wording import as_written, setting, word_or_path
 
 _setting = partial(setting, group="prompt")
@@ -23,10 +22,7 @@ class PromptSettings(BaseModel):
         None, "What makes the vectors while training; null: lstm or embedding, by method."
     )
     prompt_length: int = _setting(
-        PROMPT_LENGTH,
-        "Virtual tokens of a deep prompt and of the default template.",
-        low=1,
-        high=4096,
+        20, "Virtual tokens of a deep prompt and of the default template.", low=1, high=4096
     )
     init: str = _setting(
         "auto",
