@@ -84,6 +84,7 @@ def run_scores(recipe: Recipe, result: Result) -> dict[str, Any]:
         "seed": recipe.seed,
         "steps": result.steps,
         "scores": result.scores,
+        **_notes(result),
     }
     if split is not None:
         found["reported"] = {
@@ -108,7 +109,7 @@ def replicas_scores(
     each = {
         name: {"error": str(result)}
         if isinstance(result, TrainingError)
-        else {"steps": result.steps, "scores": result.scores}
+        else {"steps": result.steps, "scores": result.scores, **_notes(result)}
         for name, result in zip(names, results, strict=True)
     }
     spreads = spread(results)
@@ -121,6 +122,12 @@ def replicas_scores(
             second = spreads[split].get(recipe.second_metric, {})
             found["reported"] |= {"second_metric": recipe.second_metric, "second": second}
     return found
+
+
+def _notes(result: Result) -> dict[str, Any]:
+    """What was said of the run and its rows: those that were left out, scored rows trained on."""
+    notes = result.facts.get("notes")
+    return {"notes": notes} if notes else {}
 
 
 def write_scores(folder: Path, scores: Mapping[str, Any]) -> None:

@@ -53,6 +53,17 @@ def test_without_validation_rows_no_step_is_said_to_be_chosen(backbone, tmp_path
     assert said["how"] == "strict: the last step was kept, the test rows scored once."
 
 
+def test_test_rows_that_were_trained_on_are_named_in_the_file(backbone, tmp_path):
+    settings = TABLE | {"epochs": 1, "validation_share": 0}
+    new = {"text": "a new text", "label": "complaint"}
+    train(backbone, settings, test=[*ROWS[1:3], new], output=tmp_path)
+    said = json.loads((tmp_path / FILE).read_text())
+    assert said["notes"] == [
+        "the given rows: 2 of 3 rows say what a row to train on says, the first is row 1 (as row 2 "
+        "of the given rows). Their score tells little about new rows."
+    ]
+
+
 def test_paper_reports_the_best_evaluation_on_the_validation_rows(backbone, tmp_path):
     done = train(backbone, TABLE | {"protocol": "paper"}, output=tmp_path)
     said = json.loads((tmp_path / FILE).read_text())
