@@ -192,7 +192,7 @@ def test_a_stopped_run_goes_on_with_resume(place, ptune, tmp_path):
         command, cwd=PLACE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     log = output / "log.jsonl"
-    while run.poll() is None and not (log.exists() and log.stat().st_size):
+    while run.poll() is None and not (log.exists() and '"loss"' in log.read_text()):
         time.sleep(0.005)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate()
