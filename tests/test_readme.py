@@ -92,14 +92,15 @@ def run_block(block: Block, folder: Path, env: dict[str, str]) -> str:
 
 
 def interrupt(command: list[str], folder: Path, env: dict[str, str]) -> str:
-    """Press Ctrl-C when a log has its first lines; return the last line of standard error."""
+    """Press Ctrl-C when a log has its first step; return the last line of standard error."""
     before = set(folder.glob("runs/*/log.jsonl"))
     with subprocess.Popen(
         command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         deadline = time.monotonic() + STEP_LIMIT_S
         while process.poll() is None and time.monotonic() < deadline:
-            if any(log.stat().st_size for log in set(folder.glob("runs/*/log.jsonl")) - before):
+            logs = set(folder.glob("runs/*/log.jsonl")) - before
+            if any('"loss"' in log.read_text() for log in logs):
                 os.killpg(process.pid, signal.SIGINT)
                 break
             time.sleep(0.05)

@@ -58,10 +58,11 @@ def test_test_rows_that_were_trained_on_are_named_in_the_file(backbone, tmp_path
     new = {"text": "a new text", "label": "complaint"}
     train(backbone, settings, test=[*ROWS[1:3], new], output=tmp_path)
     said = json.loads((tmp_path / FILE).read_text())
-    assert said["notes"] == [
+    (note,) = said["notes"]
+    assert note == (
         "the given rows: 2 of 3 rows say what a row to train on says, the first is row 1 (as row 2 "
         "of the given rows). Their score tells little about new rows."
-    ]
+    )
 
 
 def test_paper_reports_the_best_evaluation_on_the_validation_rows(backbone, tmp_path):
