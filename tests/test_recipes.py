@@ -137,7 +137,7 @@ def test_a_recipe_trains_on_rows_of_its_form(path, tmp_path):
     changes += [f"output={tmp_path / 'out'}", "max_steps=1"]
     changes += [f"backbone={backbone_for(recipe, tmp_path / 'model')}"]
     if recipe.task == "question-answering":  # the model here knows no pairs of texts
-        changes.append("template=Question : {question} Text : {context}")
+        changes.append("template=Question : {question} Text : {context} Answer :")
     result = train_recipe(Recipe.load(path, changes))
     assert result.steps == 1
     assert set(result.scores) == {"validation", "test"}

@@ -73,6 +73,7 @@ def _documents(path: Path, *, alone: bool) -> list[_Document]:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8. Save it as UTF-8.") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
     line = 1
     for part in re.split(r"(\n[ \t]*\n\s*)", text):

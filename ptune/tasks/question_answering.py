@@ -6,7 +6,9 @@ r"""Extractive question answering: the answer is a part of the row's context.
     score(i, j) = start_i + end_j                    i <= j < i + max_answer_tokens
     null        = start_0 + end_0                    at the first token, as BERT does on SQuAD 2.0
                                                      (Devlin et al. 2019); in a decoder at the last
-                                                     one, which alone has seen the row
+                                                     one, which alone has seen the row and must
+                                                     stand behind the context, whose last word may
+                                                     be an answer
 
 A context that is too long is cut into windows that overlap (`ptune.windows`); the question stands
 whole in each. Every part of the context is weighed in every window that holds it, and has its best
@@ -20,9 +22,10 @@ window that does not hold the whole answer has null for its target. Loss of a ro
 windows, so that a question counts once, however long its context is.
 
 The text of an answer is cut out of the context by the characters of its tokens, letter by letter.
+A text that stands in the context several times counts once, where it is best.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -208,10 +211,23 @@ class QuestionAnswering:
                     f"{place_of(rows, index)}: the question has no answer in its context. Set "
                     "no_answer: 0 to train a prompt that may say so, or leave such rows out."
                 )
+        windowed = self._windowed(rows)
+        self._check_null(windowed[0].windows[0])
         return [
             self._example(one, answer, place_of(rows, index), whole=False)
-            for index, (one, answer) in enumerate(zip(self._windowed(rows), answers, strict=True))
+            for index, (one, answer) in enumerate(zip(windowed, answers, strict=True))
         ]
+
+    def _check_null(self, window: Window) -> None:
+        """Refuse to train where null would be read at the last word of the context."""
+        if self.causal and window.at + window.count == len(window.rendered.ids):
+            source = self.layout.source
+            raise TemplateError(
+                f'template "{source}": {{context}} stands at its end, and a decoder says at the '
+                "last token that a text has no answer, or that a window of it has none: that "
+                "would be the last word of the context, which may be an answer. Write something "
+                f'behind it, for example "{source} Answer :".'
+            )
 
     def _windowed(self, rows: Sequence[Row]) -> list[Windowed]:
         return cut_windows(self.layout, rows, CONTEXT, self.stride)
@@ -232,10 +248,11 @@ class QuestionAnswering:
     def _sequence(self, window: Window) -> TokenSequence:
         """A window with what is read of it: null first, then the tokens of the context."""
         one = window.rendered
-        real = [at for at, id in enumerate(one.ids) if id >= 0]
+        first = next(at for at, id in enumerate(one.ids) if id >= 0)
+        null = len(one.ids) - 1 if self.causal else first
         return TokenSequence(
             ids=one.ids,
-            reads=(real[-1 if self.causal else 0], *range(window.at, window.at + window.count)),
+            reads=(null, *range(window.at, window.at + window.count)),
             shared=one.shared,
             types=one.types,
         )
@@ -283,7 +300,7 @@ class QuestionAnswering:
             ):
                 scores[span] = max(score, scores.get(span, score))
         null = min(float(window[0].sum()) for window in windows)
-        ranked = sorted(scores.items(), key=lambda found: (-found[1], found[0]))[: self.n_best]
+        ranked = self._once(target.context, scores)
         if not ranked:  # no token of the context stands for a character that can be seen
             return SpanPrediction("")
         texts = [target.context[start:stop] for (start, stop), _ in ranked]
@@ -293,11 +310,16 @@ class QuestionAnswering:
         if self.no_answer is not None:
             texts, weighed = [*texts, ""], [*weighed, null]
         shares = torch.tensor(weighed, dtype=torch.float64).softmax(0).tolist()
-        probabilities: dict[str, float] = {}
-        for text, share in zip(texts, shares, strict=True):
-            probabilities[text] = probabilities.get(text, 0.0) + share
+        probabilities = dict(zip(texts, shares, strict=True))
         answer = "" if silent else texts[0]
         return SpanPrediction(answer, probabilities, text=texts[0], margin=margin)
+
+    def _once(self, context: str, scores: Mapping[Span, float]) -> list[tuple[Span, float]]:
+        """The n best parts, the best first, each text where it has its best score."""
+        best: dict[str, tuple[Span, float]] = {}
+        for span, score in sorted(scores.items(), key=lambda found: (-found[1], found[0])):
+            best.setdefault(context[slice(*span)], (span, score))
+        return list(best.values())[: self.n_best]
 
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]

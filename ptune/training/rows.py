@@ -33,7 +33,7 @@ from ptune.data import (
     told_again,
     told_blank,
 )
-from ptune.data.labels import CHOICE, never_in
+from ptune.data.labels import CHOICE, Labels, never_in
 from ptune.errors import ConfigError, DataError, TemplateError, did_you_mean
 from ptune.tasks import Answer, Marks
 from ptune.template import Template
@@ -96,16 +96,14 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         for part in parts:
             answers_in(recipe, part)
     else:
-        found = check_labels(
-            rows, (), recipe.label_column, labels=recipe.labels, of=there, **_form(recipe)
-        )
+        found = _labels_of(recipe, rows, there)
         labels, notes = found.names, notes + found.notes
         validation, more = _with_known(recipe, rows, there, validation, labels)
         test, last = _with_known(recipe, rows, there, test, labels)
         notes += more + last
         _check_positive(recipe, labels)
     template = Template.parse(recipe.template or default_template(recipe, rows))
-    said = [_fitting(recipe, template, part) for part in parts]
+    said = [_fitting(recipe, template, part) for part in (rows, validation, test)]
     said += [_again(recipe, template, rows, part) for part in (validation, test)]
     return RunRows(template, rows, validation, test, labels, sum(said, told + notes))
 
@@ -120,8 +118,10 @@ def _again(recipe: Recipe, template: Template, train: Rows, scored: Rows | None)
     return told_again(train, scored, [column for column in read if column in scored.columns])
 
 
-def _fitting(recipe: Recipe, template: Template, rows: Rows) -> tuple[str, ...]:
+def _fitting(recipe: Recipe, template: Template, rows: Rows | None) -> tuple[str, ...]:
     """Refuse rows that the template or the recipe does not fit; what to say of the others."""
+    if rows is None:
+        return ()
     _check_columns(template, rows)
     if not template.fields:
         raise TemplateError(
@@ -239,6 +239,7 @@ def _check_of(recipe: Recipe, rows: Rows) -> Check:
 
     def check(some: Rows) -> None:
         answers_in(recipe, some)
+        _check_given(recipe, some)
         if tagged:
             check_tags(some, recipe.label_column, scheme)
         template = Template.parse(recipe.template or default_template(recipe, rows))
@@ -258,6 +259,22 @@ def _kept(recipe: Recipe, read: Kept, check: Check) -> Kept:
         return read
     kept = sift(read.rows, check, skip=skip)
     return Kept(kept.rows, read.notes + kept.notes)
+
+
+def _labels_of(recipe: Recipe, rows: Rows, there: int) -> Labels:
+    """The labels of the rows to learn from, of so many that were `there`."""
+    _check_given(recipe, rows)
+    column, form = recipe.label_column, _form(recipe)
+    return check_labels(rows, (), column, labels=recipe.labels, of=there, **form)
+
+
+def _check_given(recipe: Recipe, rows: Rows) -> None:
+    """Refuse a label that the recipe does not name, where it names all."""
+    names, unknown = recipe.labels, "is not one of the labels given"
+    if names is None and recipe.task == "masked-lm":  # where a label says nothing by itself
+        names, unknown = tuple(recipe.verbalizer), "has no answer word in verbalizer"
+    if names and _has_labels(recipe):
+        check_known(rows, recipe.label_column, names, unknown, **_form(recipe))
 
 
 def _with_known(

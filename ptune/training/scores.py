@@ -36,7 +36,8 @@ SHARES = frozenset(
 )
 # Least and greatest value of scores that are no shares.
 _BOUNDS = {
-    **dict.fromkeys(("loss", "mse", "perplexity"), (0.0, math.inf)),
+    **dict.fromkeys(("loss", "mse"), (0.0, math.inf)),
+    "perplexity": (1.0, math.inf),
     **dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)),
 }
 

@@ -2,6 +2,7 @@
 
     pooling: auto                                  ->  mean            (a sentence encoder)
     template: null, question-answering, a decoder  ->  Question : {question} Text : {context}
+                                                       Answer :
 
 Artifacts say what was trained, so these stand in them in place of what was left open.
 """
@@ -33,5 +34,6 @@ def with_template(recipe: Recipe, data: RunRows, backbone: Backbone) -> RunRows:
     found = frame(backbone.tokenizer, pair=True)
     if found is None or found.between.ids:
         return data
-    words = f"{soft_part(recipe)}Question : {{question}} Text : {{context}}"
+    # Behind the context a decoder says whether there is an answer.
+    words = f"{soft_part(recipe)}Question : {{question}} Text : {{context}} Answer :"
     return replace(data, template=Template.parse(words))

@@ -199,7 +199,7 @@ def questions(tmp_path):
 
 ASKED = DEEP | {
     "task": "question-answering",
-    "template": "question : {question} text : {context}",
+    "template": "question : {question} text : {context} .",
     "max_tokens": 20,
     "stride": 3,
 }

@@ -51,6 +51,15 @@ def test_pairs_say_what_they_are_labelled(corpus):
     assert len(rows) == sum(3 + at % 3 for at in range(8))
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_documents_end_at_empty_lines_of_any_system(tmp_path, corpus, end):
+    path = tmp_path / "other.txt"
+    path.write_bytes(corpus.read_bytes().replace(b"\n", end.encode()))
+    plain, other = (load_rows(f"pretext:pairs:{file}") for file in (corpus, path))
+    assert list(plain) == list(other)
+    assert plain.numbers == other.numbers
+
+
 def test_choices_hold_the_next_sentence_once_and_say_where(corpus):
     rows = load_rows(f"pretext:choices:{corpus}")
     right = Counter()

@@ -177,21 +177,26 @@ def test_rows_to_train_on_hold_the_same_positions_and_no_text(backbone):
 
 
 def brute_force(task, example, scores, context):
-    """Oracle: all pairs of all windows, one by one."""
-    found, nulls, firsts = {}, [], example.target.firsts
+    """Oracle: all pairs of all windows, one by one; the texts of each window's n best."""
+    found, texts, nulls, firsts = {}, {}, [], example.target.firsts
     words = words_of(context)
     for first, sequence in zip(firsts, example.sequences, strict=True):
         own, scores = scores[: len(sequence.reads)], scores[len(sequence.reads) :]
         nulls.append(float(own[0, 0] + own[0, 1]))
         tokens = len(sequence.reads) - 1
+        window = {}
         for i in range(tokens):
             for j in range(i, tokens):
                 if j - i < task.max_answer_tokens:
                     span = words[first + i][0], words[first + j][1]
-                    score = float(own[1 + i, 0]) + float(own[1 + j, 1])
-                    found[span] = max(score, found.get(span, -math.inf))
+                    window[span] = float(own[1 + i, 0]) + float(own[1 + j, 1])
+        for (start, stop), score in window.items():
+            found[start, stop] = max(score, found.get((start, stop), -math.inf))
+            if score in sorted(window.values())[-task.n_best :]:
+                text = context[start:stop]
+                texts[text] = max(score, texts.get(text, -math.inf))
     assert len(scores) == 0
-    return found, min(nulls)
+    return found, dict(sorted(texts.items(), key=lambda one: -one[1])[: task.n_best]), min(nulls)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -204,22 +209,17 @@ def test_the_answer_is_the_best_of_all_pairs_of_all_windows(backbone, seed, long
     predictions = task.predict(scores, examples, torch.nn.Identity())
     rows = zip(ROWS, examples, predictions, scores.split(reads), strict=True)
     for row, example, prediction, own in rows:
-        found, null = brute_force(task, example, own, row["context"])
+        found, texts, null = brute_force(task, example, own, row["context"])
         (start, stop), best = max(found.items(), key=lambda pair: pair[1])
         assert prediction.text == row["context"][start:stop]
         assert prediction.margin == pytest.approx(null - best, abs=1e-5)
         silent = no_answer is not None and null - best > no_answer
         assert prediction.answer == ("" if silent else row["context"][start:stop])
-        weighed = sorted(found.values(), reverse=True)[:7]
         if no_answer is not None:
-            weighed.append(null)
-        whole = sum(map(math.exp, weighed))
-        same = [row["context"][a:b] == prediction.text for a, b in found]
-        alike = sorted(found.values(), reverse=True)[:7]
-        alike = [s for s, ok in zip(found.values(), same, strict=True) if ok and s in alike]
-        assert sum(prediction.probabilities.values()) == pytest.approx(1)
-        share = sum(map(math.exp, alike)) / whole
-        assert prediction.probabilities[prediction.text] == pytest.approx(share, rel=1e-4)
+            texts[""] = null
+        whole = sum(map(math.exp, texts.values()))
+        shares = {text: math.exp(score) / whole for text, score in texts.items()}
+        assert prediction.probabilities == pytest.approx(shares, rel=1e-4)
 
 
 def test_no_part_begins_or_ends_at_a_token_without_characters():
@@ -269,7 +269,8 @@ def test_scores_count_unanswerable_rows_and_find_the_threshold(backbone):
 def test_a_row_alone_is_the_row_in_any_batch(backbone, name):
     template = "{soft:3}{question}{sep}{context}"
     if name == "gpt2":
-        backbone, template = tiny.backbone("gpt2"), "{soft:3}question : {question} text : {context}"
+        backbone = tiny.backbone("gpt2")
+        template = "{soft:3}question : {question} text : {context} ."
     task, prompt = task_of(backbone, template), prompt_of(backbone)
     head = head_of(task, backbone)
     examples = task.examples(ROWS, ANSWERS)
@@ -307,11 +308,41 @@ def test_rows_without_answers_are_predicted(backbone):
         assert prediction.answer in row["context"]
 
 
-def test_in_a_decoder_null_is_read_where_the_whole_row_was_seen():
-    task = task_of(tiny.backbone("llama"), "{soft:3}question : {question} text : {context} .")
-    for example in task.examples(ROWS):
+@pytest.mark.parametrize("behind", [" .", "{soft:2}"])
+def test_in_a_decoder_null_is_read_behind_the_context_where_the_whole_row_was_seen(behind):
+    task = task_of(tiny.backbone("llama"), "question : {question} text : {context}" + behind)
+    for example in task.training_examples(ROWS, ANSWERS):
         for one in example.sequences:
             assert one.reads[0] == len(one.ids) - 1
+            assert one.reads[0] not in one.reads[1:]
+
+
+def test_a_decoder_is_not_trained_where_null_would_be_the_last_word_of_the_context():
+    task = task_of(tiny.backbone("llama"), "{soft:2}{question} : {context}")
+    with pytest.raises(TemplateError) as error:
+        task.training_examples(ROWS, ANSWERS)
+    assert str(error.value) == (
+        'template "{soft:2}{question} : {context}": {context} stands at its end, and a decoder '
+        "says at the last token that a text has no answer, or that a window of it has none: that "
+        "would be the last word of the context, which may be an answer. Write something behind "
+        'it, for example "{soft:2}{question} : {context} Answer :".'
+    )
+    assert task.examples(ROWS)  # prompts that others trained so are still read
+
+
+def test_a_text_that_stands_several_times_counts_once_and_the_answer_is_the_likeliest(backbone):
+    task = task_of(backbone, no_answer=0.0, max_answer_tokens=1)
+    row = {"question": "how ?", "context": "one two three two three two three"}
+    (example,) = task.examples([row])
+    scores = torch.full((1 + 7, 2), -9.0)
+    scores[1] = 1.0  # one
+    scores[[3, 5, 7]] = 0.9  # three, three times
+    found = task.predict(scores, [example], torch.nn.Identity())[0]
+    assert found.answer == "one" == max(found.probabilities, key=found.probabilities.get)
+    weights = {"one": 2.0, "three": 1.8, "two": -18.0, "": -18.0}
+    total = sum(map(math.exp, weights.values()))
+    for text, weight in weights.items():
+        assert found.probabilities[text] == pytest.approx(math.exp(weight) / total)
 
 
 # --- what cannot be done --------------------------------------------------------------------------

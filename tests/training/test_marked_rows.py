@@ -26,7 +26,7 @@ def test_true_rows_are_learned_from_and_all_are_scored():
     data = read(TEXT, validation=JUDGED, test=JUDGED)
     assert [row["ok"] for row in data.train] == [True] * 8
     assert (len(data.validation), len(data.test)) == (12, 12)
-    (note,) = data.notes
+    note, *_ = data.notes
     assert note == (
         "the given rows: 4 of 12 rows are not trained on: their answer is false "
         "(truth_column = ok)."

@@ -192,6 +192,7 @@ def test_the_head_is_trained_with_dropout_where_that_is_asked(backbone):
         ("thing/f1", (0.4, 0.9), (0.0, 1.0)),
         ("loss", (0.1, 2.1), (0.0, 1.1 + 12.706)),  # 12.706: Student's t, 1 degree, 97.5 %
         ("pearson", (-0.9, 0.9), (-1.0, 1.0)),
+        ("perplexity", (1.1, 3.1), (1.0, 2.1 + 12.706)),
     ],
 )
 def test_an_interval_holds_no_number_that_the_score_cannot_be(result, name, numbers, ends):

@@ -25,7 +25,7 @@ def settled(backbone, **settings):
 @pytest.mark.parametrize(("method", "soft"), [("prompt-tuning", "{soft:3}"), ("p-tuning-v2", "")])
 def test_questions_are_asked_in_words_where_the_tokenizer_joins_no_two_texts(method, soft):
     decoder = tiny.backbone("llama")
-    words = f"{soft}Question : {{question}} Text : {{context}}"
+    words = f"{soft}Question : {{question}} Text : {{context}} Answer :"
     assert settled(decoder, method=method) == words
     own = "{question} {context}"
     assert settled(decoder, method=method, template=own) == own

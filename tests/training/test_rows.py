@@ -1,0 +1,75 @@
+"""The rows of a run: which are refused, left out or told, before a backbone is asked anything."""
+
+import pytest
+
+from ptune.config import Recipe
+from ptune.errors import DataError
+from ptune.training.rows import Sources, read_rows
+
+CLOZE = {
+    "task": "masked-lm",
+    "template": "{text} {mask}",
+    "verbalizer": {"fine": "good", "poor": "bad"},
+    "validation_share": 0.0,
+}
+TEXTS = ("late", "thank you", "lost", "very good")
+
+
+def rows(*labels):
+    return [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=False)]
+
+
+def read(settings, train, validation=None, test=None):
+    return read_rows(Recipe.make(**settings), Sources(train, validation, test))
+
+
+def test_a_label_without_an_answer_word_is_refused_with_its_place():
+    with pytest.raises(DataError) as error:
+        read(CLOZE, rows("fine", "poor", "great", "poor"))
+    assert str(error.value) == (
+        "the given rows, row 3: label 'great' has no answer word in verbalizer. Known: fine, poor. "
+        "Mend the row, or add the label."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (CLOZE, "label 'great' has no answer word in verbalizer"),
+        (CLOZE | {"labels": ["fine", "poor"]}, "label 'great' is not one of the labels given"),
+    ],
+)
+def test_an_unknown_label_is_left_out_where_bad_rows_are_skipped(settings, said):
+    parts = rows("fine", "poor", "great", "poor"), rows("fine", "great"), rows("poor", "great")
+    found = read(settings | {"bad_rows": "skip"}, *parts)
+    kept = [[row["label"] for row in part] for part in (found.train, found.validation, found.test)]
+    assert kept == [["fine", "poor", "poor"], ["fine"], ["poor"]]
+    assert found.labels == ("fine", "poor")
+    places = [note for note in found.notes if said in note]
+    assert [note.split(":")[0].strip() for note in places] == [
+        "the given rows, row 3", "the given rows, row 2", "the given rows, row 2"
+    ]  # fmt: skip
+
+
+def test_other_tasks_answer_with_the_label_itself_where_a_verbalizer_misses_one():
+    settings = CLOZE | {"task": "causal-lm", "template": "{soft:2}{text} {label}"}
+    assert read(settings, rows("fine", "poor", "great")).labels == ("fine", "great", "poor")
+
+
+def test_of_a_row_that_is_left_out_nothing_else_is_said():
+    blank = [{"text": " ", "label": "great"}, {"text": "lost", "label": "fine"}]
+    settings = CLOZE | {"task": "sequence-classification", "template": "{soft:2}{text}"}
+    settings |= {"verbalizer": {}, "bad_rows": "skip"}
+    found = read(settings, rows("fine", "poor"), validation=blank)
+    assert not [note for note in found.notes if "kept" in note]
+    assert any("1 of 2 rows is left out" in note for note in found.notes)
+
+
+def test_of_a_choice_it_is_told_that_the_row_was_trained_on_if_its_choices_are_the_same():
+    train = [{"text": "late", "choices": ["a", "b"], "label": "a"}]
+    settings = {"task": "multiple-choice", "template": "{soft:2}{text} {choice}"}
+    settings |= {"validation_share": 0.0}
+    for choices, told in ((["a", "b"], 1), (["b", "c"], 0)):
+        test = [{"text": "late", "choices": choices, "label": "b"}]
+        notes = read(settings, train, test=test).notes
+        assert len([note for note in notes if "a row to train on says" in note]) == told
