@@ -43,10 +43,12 @@ class ProgressBar:
         self._bar, self._name, self._tells = bar, name, tells
         self._task: TaskID | None = None
         self._scores = ""
+        self._metric = ""
 
     def on_start(self, plan: Plan, facts: Mapping[str, object]) -> None:
         """Say what is trained on. The bar appears now: an error before leaves no trace of it."""
         self._bar.start()
+        self._metric = str(facts.get("metric"))
         for line in fact_lines(facts) if self._tells else []:
             self._bar.console.print(line, highlight=False)
         self._task = self._bar.add_task(self._name, total=plan.steps, loss="", score="")
@@ -57,10 +59,10 @@ class ProgressBar:
         self._bar.update(self._task, completed=step, loss=f"loss {loss:.3f}", score=self._scores)
 
     def on_scores(self, step: int, plan: Plan, scores: Mapping[str, float]) -> None:
-        """Keep the last score beside the bar."""
-        shown = {k: v for k, v in scores.items() if k not in ("loss", "perplexity")} or scores
-        name, value = next(iter(shown.items()))
-        self._scores = f"{name} {_score(name, value)}"
+        """Keep the last score beside the bar: the one that chooses the step."""
+        first = next((k for k in scores if k not in ("loss", "perplexity")), "loss")
+        name = self._metric if self._metric in scores else first
+        self._scores = f"{name} {_score(name, scores[name])}"
 
 
 def fact_lines(facts: Mapping[str, object]) -> list[str]:

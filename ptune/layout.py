@@ -253,13 +253,16 @@ class Layout:
         ]
         label = max((len(self.label_ids(word)) for word in label_words), default=0)
         room = max_tokens - len(fixed) - label
-        if room < 0:
+        if room < min(1, len(self.fields)):
             virtual = sum(token < 0 for token in fixed)
+            more = f"more than max_tokens = {max_tokens}"
+            if room == 0:
+                more = f"and max_tokens = {max_tokens} leaves none for {', '.join(self.fields)}"
             raise TemplateError(
                 f'template "{self.source}": {virtual} virtual tokens, {len(fixed) - virtual} of '
                 f"text and specials and {label} of the longest label are {len(fixed) + label}, "
-                f"more than max_tokens = {max_tokens}. Shorten the template, or raise max_tokens "
-                "if it is not the model's own limit."
+                f"{more}. Shorten the template, or raise max_tokens if it is not the model's own "
+                "limit."
             )
         return room
 

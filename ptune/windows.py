@@ -118,12 +118,14 @@ def _room(
     if room < 1:
         raise DataError(
             f"{place}: {beside} has {others} tokens and leaves no room for {name}: max_tokens has "
-            f"{layout.field_tokens} for all fields. Shorten it, or raise max_tokens."
+            f"{layout.field_tokens} for all fields. Shorten it, or raise max_tokens if it is not "
+            "the model's own limit."
         )
     raise DataError(
         f"{place}: a window has room for {room} tokens of {name} ({beside} has {others} of "
         f"{layout.field_tokens}), and stride = {stride} of them are to be shared with the next "
-        f"one, so no window would reach further. Set stride below {room}, or raise max_tokens."
+        f"one, so no window would reach further. Set stride below {room}, or raise "
+        "max_tokens if it is not the model's own limit."
     )
 
 

@@ -9,6 +9,7 @@ from ptune import display
 from ptune.config import settings_table
 from ptune.config.presets import presets
 from ptune.training import Result
+from ptune.training.schedule import Plan
 
 
 @pytest.fixture
@@ -58,6 +59,20 @@ def test_brackets_beside_the_progress_bar_are_shown_as_they_are(capsys):
     said = capsys.readouterr().err
     assert "[/seed]" in said
     assert "[/x] 1" in said
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("exact_match", "exact_match 20.0 %"), (None, "f1 40.0 %"), ("loss", "loss 1.5")],
+)
+def test_the_score_beside_the_bar_is_the_one_that_chooses_the_step(metric, said):
+    plan = Plan.make(4, rows_per_step=2, epochs=1, max_steps=None, seed=0)
+    facts = {"backbone": "b", "training rows": 4, "validation rows": 2, "metric": metric}
+    facts |= {"trained parameters": 8, "trained share": 0.1}
+    with display.watching_all(["run"]) as (bar,):
+        bar.on_start(plan, facts)
+        bar.on_scores(1, plan, {"loss": 1.5, "f1": 0.4, "exact_match": 0.2})
+        assert bar._scores == said
 
 
 def test_the_names_of_presets_and_settings_are_whole_in_80_columns(shown):

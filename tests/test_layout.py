@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ anchors = st.sampled_from(["", "It was ", " : ", "{{so}} ", "é\n", "{soft:2}", 
     before=anchors,
     after=anchors,
     label=words.map("{} no".format),
-    room=st.integers(0, 12),
+    room=st.integers(1, 12),
 )
 def test_only_fields_are_cut_and_never_more_than_must_be(data, kind, before, after, label, room):
     source = f"{before}{{text}}{after}{{label}} ."
@@ -156,9 +157,14 @@ def test_only_fields_are_cut_and_never_more_than_must_be(data, kind, before, aft
     tight = template.bind(tokenizer_of(kind), max_tokens=1000)
     answer = len(tight.label_ids(label))
     skeleton = tight.render([{"text": "x"}])[0].ids[: tight.shared]
-    ends = template.bind(tokenizer_of(kind), max_tokens=1000 - tight.field_tokens)
-    bare = render(ends, text="so dull")
-    assert bare.ids[: ends.shared] == skeleton  # room for nothing but what is fixed
+    ends = template.bind(tokenizer_of(kind), max_tokens=1000 - tight.field_tokens + 1)
+    one = render(ends, text="so dull")
+    assert one.ids[: ends.shared] == skeleton  # room for one token beside what is fixed
+    bare = replace(
+        one,
+        ids=one.ids[: ends.shared] + one.ids[ends.shared + 1 :],
+        label_at=one.label_at - 1,
+    )
 
     most = len(bare.ids) + answer + room
     layout = template.bind(tokenizer_of(kind), max_tokens=most, label_words=["no", label])
@@ -269,6 +275,16 @@ def test_an_initial_text_without_tokens_is_refused():
         bind('{soft:" "}{text}', "wordpiece")
 
 
+def test_a_template_that_leaves_no_token_for_the_row_is_refused():
+    with refuses(
+        'template "{soft:7}It was {text} {label}": 7 virtual tokens, 2 of text and specials and '
+        "1 of the longest label are 10, and max_tokens = 10 leaves none for text. "
+        "Shorten the template, or raise max_tokens if it is not the model's own limit."
+    ):
+        bind("{soft:7}It was {text} {label}", max_tokens=10, label_words=["no"])
+    assert bind("{soft:7}It was {text} {label}", max_tokens=11, label_words=["no"])
+
+
 def test_a_template_that_does_not_fit_is_refused():
     with refuses(
         'template "{soft:6}It was {text} {label}": 6 virtual tokens, 2 of text and specials and '
@@ -279,8 +295,8 @@ def test_a_template_that_does_not_fit_is_refused():
 
 
 def test_a_template_that_just_fits_is_accepted():
-    layout = bind("{soft:6}It was {text} {label}", max_tokens=11, label_words=["no", "no no no"])
-    assert len(render(layout, text="dull").ids) == 8
+    layout = bind("{soft:6}It was {text} {label}", max_tokens=12, label_words=["no", "no no no"])
+    assert len(render(layout, text="dull").ids) == 9
 
 
 def test_a_block_may_fill_the_sequence():

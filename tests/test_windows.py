@@ -148,7 +148,7 @@ def refusal(**more):
 def test_a_question_that_leaves_no_room_is_refused():
     assert refusal(question="dull " * 30, max_tokens=30) == (
         "row 1: question has 30 tokens and leaves no room for context: max_tokens has 25 for all "
-        "fields. Shorten it, or raise max_tokens."
+        "fields. Shorten it, or raise max_tokens if it is not the model's own limit."
     )
 
 

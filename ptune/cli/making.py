@@ -126,8 +126,12 @@ def share(
     Example: ptune share rte.yaml boolq.yaml cb.yaml epochs=10 --output runs/nli
     """
     from ptune.config import Recipe
+    from ptune.errors import ConfigError
 
     changes = [text for text in recipes if "=" in text and not Path(text).exists()]
+    for text in changes:
+        if text.startswith("output="):
+            raise ConfigError(f"{text}: ptune share takes it as --output.")
     files = [Path(text) for text in recipes if text not in changes]
     chosen = {file.stem: Recipe.load(file, changes) for file in files}
     if len(chosen) < len(files):

@@ -122,6 +122,8 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
+# Where the identity of a run on several sets holds that of each.
+SETS = "sets"
 # What a run is known by through a hash, and what to call it.
 _HASHED = {"data": "the rows", "fingerprint": "the backbone"}
 
@@ -132,14 +134,25 @@ def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 def _changed(step: int, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for every setting that is another one from here on."""
+    for name, own in list(_sets_of_both(found, wanted).items())[:1]:  # all sets have the same
+        yield from _changed(step, found[SETS][name], own)
     for key in MAY_CHANGE:
         if found.get(key) != wanted.get(key):
             yield f"From step {step} on, {key} is {wanted.get(key)}; it was {found.get(key)}."
 
 
+def _sets_of_both(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a prompt for several sets: what is wanted of each, where the sets are the same."""
+    there, now = found.get(SETS, {}), wanted.get(SETS, {})
+    return now if there.keys() == now.keys() else {}
+
+
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that is another one."""
     different = [key for key in _differing(found, wanted) if key not in MAY_CHANGE]
+    for name, own in _sets_of_both(found, wanted).items():
+        _compare(folder, found[SETS][name], own)
+        different = [key for key in different if key != SETS]
     if not different:
         return
     settings = [key for key in different if key not in _HASHED]

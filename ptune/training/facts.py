@@ -32,6 +32,7 @@ def facts_of(
         "labels": list(data.labels),
         "trained parameters": trained,
         "trained share": trained / backbone.parameters,
+        "metric": recipe.metric,
     }
     cut = rows_cut(training)
     if cut:

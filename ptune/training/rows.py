@@ -102,10 +102,24 @@ def read_rows(recipe: Recipe, sources: Sources) -> RunRows:
         test, last = _with_known(recipe, rows, there, test, labels)
         notes += more + last
         _check_positive(recipe, labels)
-    template = Template.parse(recipe.template or default_template(recipe, rows))
+    template = _template_of(recipe, rows)
     said = [_fitting(recipe, template, part) for part in (rows, validation, test)]
     said += [_again(recipe, template, rows, part) for part in (validation, test)]
     return RunRows(template, rows, validation, test, labels, sum(said, told + notes))
+
+
+def _template_of(recipe: Recipe, rows: Rows) -> Template:
+    """The recipe's template, or one for these columns; names in `columns` are of its fields."""
+    template = Template.parse(recipe.template or default_template(recipe, rows))
+    read = {*template.fields, *((CHOICE,) if recipe.task == "multiple-choice" else ())}
+    for name in recipe.columns:
+        if recipe.template is not None and name not in read:
+            raise ConfigError(
+                f'columns: {name} is no field of the template "{recipe.template}", so nothing '
+                f"reads it. Fields: {', '.join(template.fields)}."
+                f"{did_you_mean(name, list(template.fields))}"
+            )
+    return template
 
 
 def _again(recipe: Recipe, template: Template, train: Rows, scored: Rows | None) -> tuple[str, ...]:
@@ -265,7 +279,15 @@ def _labels_of(recipe: Recipe, rows: Rows, there: int) -> Labels:
     """The labels of the rows to learn from, of so many that were `there`."""
     _check_given(recipe, rows)
     column, form = recipe.label_column, _form(recipe)
-    return check_labels(rows, (), column, labels=recipe.labels, of=there, **form)
+    found = check_labels(rows, (), column, labels=recipe.labels, of=there, **form)
+    unsaid = recipe.task == "token-classification" and recipe.scheme == "auto"
+    if unsaid and "O" in found.names and scheme_in(rows, column) == "plain":
+        told = (
+            f"{rows.source}: no tag begins with B- or I-, so every word counts as an entity, those "
+            "tagged O too, and f1 is the share of right words (scheme: plain)."
+        )
+        return found._replace(notes=(*found.notes, told))
+    return found
 
 
 def _check_given(recipe: Recipe, rows: Rows) -> None:

@@ -29,6 +29,7 @@ from ptune.tasks import Task
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import default_epochs
 from ptune.training.cache import Encoded, encode_rows
+from ptune.training.checkpoint import SETS
 from ptune.training.job import (
     identity_of,
     load_backbone,
@@ -217,7 +218,7 @@ def _learner(
         plan=plan,
         device=backbone.device,
         output=output,
-        identity={"sets": identity, "temperature": temperature, "rank_one": rank_one},
+        identity={SETS: identity, "temperature": temperature, "rank_one": rank_one},
         report=Report(output, tracker=recipe.tracker, watcher=watcher),
         accelerator=accelerator,
     )

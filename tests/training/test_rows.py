@@ -3,7 +3,7 @@
 import pytest
 
 from ptune.config import Recipe
-from ptune.errors import DataError
+from ptune.errors import ConfigError, DataError
 from ptune.training.rows import Sources, read_rows
 
 CLOZE = {
@@ -73,3 +73,29 @@ def test_of_a_choice_it_is_told_that_the_row_was_trained_on_if_its_choices_are_t
         test = [{"text": "late", "choices": choices, "label": "b"}]
         notes = read(settings, train, test=test).notes
         assert len([note for note in notes if "a row to train on says" in note]) == told
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "told"),
+    [(["PER", "O"], "auto", 1), (["B-PER", "O"], "auto", 0), (["PER", "O"], "plain", 0),
+     (["NOUN", "VERB"], "auto", 0)],
+)  # fmt: skip
+def test_tags_without_beginnings_are_told_to_count_every_word(tags, scheme, told):
+    train = [{"tokens": ["ann", "left"], "label": tags}] * 2
+    settings = {"task": "token-classification", "template": "{soft:2}{tokens}", "scheme": scheme}
+    notes = read(settings | {"validation_share": 0.0}, train).notes
+    said = (
+        "the given rows: no tag begins with B- or I-, so every word counts as an entity, those "
+        "tagged O too, and f1 is the share of right words (scheme: plain)."
+    )
+    assert notes.count(said) == told
+
+
+def test_a_column_for_a_field_that_is_not_there_is_refused():
+    settings = CLOZE | {"columns": {"txt": "text"}}
+    with pytest.raises(ConfigError) as error:
+        read(settings, rows("fine", "poor"))
+    assert str(error.value) == (
+        'columns: txt is no field of the template "{text} {mask}", so nothing reads it. Fields: '
+        "text. Did you mean text?"
+    )

@@ -194,6 +194,13 @@ def test_going_on_otherwise_is_refused(backbone, files, tmp_path):
     shared(backbone, files, output=tmp_path, max_steps=2)
     with pytest.raises(ConfigError, match="belongs to another run, which differs in temperature"):
         shared(backbone, files, output=tmp_path, max_steps=2, temperature=2.0, resume=True)
+    with pytest.raises(ConfigError) as error:
+        shared(backbone, files, output=tmp_path, max_steps=3, temperature=2.0, resume=True)
+    assert str(error.value) == (
+        f"{tmp_path}/checkpoint: this checkpoint belongs to another run, which differs in "
+        "max_steps (max_steps: 2 there, 3 now). Give what that run was given, or start anew "
+        "without resume."
+    )
 
 
 def test_one_set_goes_on_from_the_prompt_and_its_head(backbone, files, tmp_path):
