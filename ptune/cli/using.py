@@ -79,8 +79,8 @@ def predict(
         Path | None,
         typer.Option(
             "--output",
-            help="Write JSON lines here, in the rows' order; for question-answering, a .json file "
-            "is SQuAD's: id to answer.",
+            help="Write JSON lines here, in the rows' order; a .csv or .tsv file has the rows and "
+            "their answers; for question-answering, a .json file is SQuAD's: id to answer.",
         ),
     ] = None,
     backbone: BackboneOption = None,

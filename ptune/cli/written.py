@@ -4,12 +4,15 @@
     {"line": 7, "answer": ...}                               where bad rows were left out
     {"text": "...", "label": "complaint"}                    --keep-rows: rows to train on
     {"57a1": "Rome"}                                         SQuAD's form: id to answer
+    text,answer,probability                                  a .csv or .tsv: beside the row's cells
 
 Each writer says how many it wrote.
 """
 
+import csv
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from ptune.errors import ConfigError
 
 # Predictions, and the rows that they are of where that matters.
 Write = Callable[..., int]
+
+# Endings of tables, and what stands between their cells.
+TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 def lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
@@ -33,6 +39,52 @@ def lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
         )
         for place, p in zip(places, predictions, strict=True)
     ]
+
+
+def table(predictions: Sequence[Any], rows: Any, comma: str, between: str = " ") -> str:
+    """The rows with the answer and its probability behind their own cells.
+
+    Args:
+        rows: None where they are not at hand.
+        comma: what stands between two cells.
+        between: what stands between two tags or labels in a cell.
+    """
+    columns = () if rows is None else rows.columns
+    answer, probability = (_free(name, columns) for name in ("answer", "probability"))
+    beside = [{}] * len(predictions) if rows is None else rows
+    made = [
+        {**row, answer: one.answer, probability: one.probabilities.get(str(one.answer), "")}
+        for row, one in zip(beside, predictions, strict=True)
+    ]
+    return cells(made, (*columns, answer, probability), comma, between)
+
+
+def _between(soft: Any) -> str:
+    """As rows are read: several labels are parted by bars, words and tags by spaces."""
+    return "|" if soft.settings.get("problem") == "multi-label" else " "
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    return _free(f"{name}_", taken) if name in taken else name
+
+
+def cells(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], comma: str, between: str = " "
+) -> str:
+    """A table with a header; texts of a list stand in one cell, other values as JSON has them."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, delimiter=comma, lineterminator="\n")
+    lines.writerow(columns)
+    lines.writerows([[_cell(row[column], between) for column in columns] for row in rows])
+    return text.getvalue()
+
+
+def _cell(value: Any, between: str) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return between.join(value)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def shown_lines(predictions: Sequence[Any], kept: Any = None) -> list[str]:
@@ -54,6 +106,13 @@ def writer(
     from ptune.writing import check_writable, write_text
 
     check_writable(output, option=option, reads=source)
+    if output.suffix in TABLES:
+
+        def write_table(predictions: Sequence[Any], rows: Any = None) -> int:
+            write_text(output, table(predictions, rows, TABLES[output.suffix], _between(soft)))
+            return len(predictions)
+
+        return write_table
     if soft.task != "question-answering" or output.suffix != ".json" or source is None:
 
         def write_lines(predictions: Sequence[Any], rows: Any = None) -> int:
@@ -74,7 +133,7 @@ def writer(
 
 
 def labelled_writer(output: Path, soft: Any, source: str | None, at_least: float | None) -> Write:
-    """What writes rows with their answers as labels, in JSON lines.
+    """What writes rows with their answers as labels, in JSON lines or a table.
 
     Args:
         source: the file of the rows.
@@ -92,11 +151,17 @@ def labelled_writer(output: Path, soft: Any, source: str | None, at_least: float
 
     def write(predictions: Sequence[Any], rows: Any) -> int:
         kept = [
-            json.dumps({**row, column: one.answer}, ensure_ascii=False, default=str)
+            {**row, column: one.answer}
             for row, one in zip(rows, predictions, strict=True)
             if at_least is None or one.probabilities[one.answer] >= at_least
         ]
-        write_text(output, "".join(f"{line}\n" for line in kept))
+        if output.suffix in TABLES:
+            columns = tuple(dict.fromkeys((*rows.columns, column)))
+            comma = TABLES[output.suffix]
+            write_text(output, cells(kept, columns, comma, _between(soft)))
+        else:
+            said = [json.dumps(row, ensure_ascii=False, default=str) for row in kept]
+            write_text(output, "".join(f"{line}\n" for line in said))
         return len(kept)
 
     return write

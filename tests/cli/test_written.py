@@ -1,0 +1,69 @@
+"""Predictions as files: tables that other programs read, with everything that was in the rows."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+
+from ptune.cli.written import cells, labelled_writer, table, writer
+from ptune.data import load_rows
+from ptune.tasks import Prediction
+
+SOFT = SimpleNamespace(task="causal-lm", settings={"label_column": "label"})
+
+
+def said(*answers):
+    return [Prediction(one, {one: 0.75, "other": 0.25}) for one in answers]
+
+
+def read(path, comma=","):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter=comma))
+
+
+@pytest.mark.parametrize(("name", "comma"), [("said.csv", ","), ("said.tsv", "\t")])
+def test_a_table_has_the_rows_with_their_answers(tmp_path, name, comma):
+    rows = load_rows([{"text": 'late, "very"\nlate', "n": 3}, {"text": "thank you", "n": None}])
+    count = writer(tmp_path / name, SOFT, None)(said("complaint", "none"), rows)
+    assert count == 2
+    assert read(tmp_path / name, comma) == [
+        {"text": 'late, "very"\nlate', "n": "3", "answer": "complaint", "probability": "0.75"},
+        {"text": "thank you", "n": "", "answer": "none", "probability": "0.75"},
+    ]
+
+
+def test_a_column_of_that_name_is_kept():
+    rows = load_rows([{"answer": "given", "probability": "p"}])
+    header, line = table(said("found"), rows, ",").splitlines()
+    assert header == "answer,probability,answer_,probability_"
+    assert line == "given,p,found,0.75"
+
+
+def test_without_rows_answers_stand_alone():
+    assert table(said("a", "b"), None, ",") == "answer,probability\na,0.75\nb,0.75\n"
+
+
+def test_answers_without_one_probability_leave_it_empty():
+    tags = Prediction(("B-PER", "O"), {})
+    assert table([tags], None, ",") == "answer,probability\nB-PER O,\n"
+    assert table([tags], None, ",", "|") == "answer,probability\nB-PER|O,\n"
+    assert table([Prediction(1.5, {})], None, ",") == "answer,probability\n1.5,\n"
+
+
+def test_rows_to_train_on_are_read_again_as_they_were_written(tmp_path):
+    rows = load_rows(
+        [{"text": "late\r\nagain", "label": "old"}, {"text": "thanks", "label": "old"}]
+    )
+    path = tmp_path / "labelled.csv"
+    assert labelled_writer(path, SOFT, None, None)(said("complaint", "none"), rows) == 2
+    assert list(load_rows(path)) == [
+        {"text": "late\r\nagain", "label": "complaint"},
+        {"text": "thanks", "label": "none"},
+    ]
+
+
+def test_a_list_of_words_is_a_text_of_words():
+    rows = [{"tokens": ["Ann", "left"], "label": ("B-PER", "O"), "more": {"a": 1}}]
+    assert cells(rows, ("tokens", "label", "more"), ",") == (
+        'tokens,label,more\nAnn left,B-PER O,"{""a"": 1}"\n'
+    )
