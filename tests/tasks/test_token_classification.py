@@ -144,8 +144,9 @@ def test_words_that_do_not_fit_are_not_trained_on_and_predicted_outside(backbone
 
 def test_a_row_of_which_no_word_fits_has_no_loss(backbones):
     backbone = backbones["bert"]
-    task = task_of(backbone, "{soft:3}good bad film very late{tokens}", max_tokens=8)
-    examples = task.examples(ROWS[:1], ANSWERS[:1])
+    task = task_of(backbone, "{soft:3}good bad film very late{tokens}", max_tokens=9)
+    long_first = ROWS[0] | {"tokens": ["parcel-late", "my", "is", "late"]}
+    examples = task.examples([long_first], ANSWERS[:1])
     assert examples[0].sequence.reads == ()
     (one,) = measure_examples(
         backbone, prompt_of(backbone), task, head_of(task, backbone), examples, batch_size=1

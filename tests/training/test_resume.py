@@ -27,6 +27,8 @@ from ptune.errors import ArtifactError, ConfigError
 from ptune.training.learner import Learner
 
 TESTS = Path(__file__).parents[1]
+# Trained on, too: what is said of that stands in the log, once.
+TEST = ROWS[:3]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,14 @@ def assert_equal_runs(output, whole):
 @pytest.mark.parametrize("kind", WITH_DROPOUT)
 def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone, kind):
     settings = WITH_DROPOUT[kind] | {"epochs": 2}
-    never = train(backbone, settings, output=tmp_path / "whole", test=ROWS[:3])
+    never = train(backbone, settings, output=tmp_path / "whole", test=TEST)
     assert never.steps == 4
     for step in range(1, 5):
         output = tmp_path / f"killed-{step}"
         with pytest.raises(Killed):
-            train(backbone, settings, output=output, watcher=Watcher(die_after=step))
+            train(backbone, settings, output=output, test=TEST, watcher=Watcher(die_after=step))
         assert not (output / "prompt").exists()
-        again = train(backbone, settings, output=output, test=ROWS[:3], resume=True)
+        again = train(backbone, settings, output=output, test=TEST, resume=True)
         assert_equal_runs(output, tmp_path / "whole")
         assert again.scores == never.scores
         assert again.steps == 4
