@@ -102,13 +102,15 @@ def writer(
     output: Path, soft: Any, source: str | None, *, skip: bool = False, option: str = "--output"
 ) -> Write:
     """What writes predictions to a file; what stands in its way is said now, before the work."""
-    from ptune.data import ids_of, kept_rows_for
+    from ptune.data import ids_of
     from ptune.writing import check_writable, write_text
 
     check_writable(output, option=option, reads=source)
     if output.suffix in TABLES:
 
         def write_table(predictions: Sequence[Any], rows: Any = None) -> int:
+            if rows is None and source is not None:
+                rows = _rows_of(soft, source, skip)
             write_text(output, table(predictions, rows, TABLES[output.suffix], _between(soft)))
             return len(predictions)
 
@@ -121,7 +123,7 @@ def writer(
             return len(predictions)
 
         return write_lines
-    ids = ids_of(kept_rows_for(source, {**soft.settings, "task": soft.task}, skip=skip).rows)
+    ids = ids_of(_rows_of(soft, source, skip))
 
     def write_by_id(predictions: Sequence[Any], rows: Any = None) -> int:
         own = ids if rows is None else ids_of(rows)
@@ -130,6 +132,12 @@ def writer(
         return len(predictions)
 
     return write_by_id
+
+
+def _rows_of(soft: Any, source: str, skip: bool) -> Any:
+    from ptune.data import kept_rows_for
+
+    return kept_rows_for(source, {**soft.settings, "task": soft.task}, skip=skip).rows
 
 
 def labelled_writer(output: Path, soft: Any, source: str | None, at_least: float | None) -> Write:

@@ -67,3 +67,12 @@ def test_a_list_of_words_is_a_text_of_words():
     assert cells(rows, ("tokens", "label", "more"), ",") == (
         'tokens,label,more\nAnn left,B-PER O,"{""a"": 1}"\n'
     )
+
+
+def test_where_rows_are_not_at_hand_their_file_is_read_again(tmp_path):
+    source, target = tmp_path / "new.csv", tmp_path / "said.csv"
+    source.write_text("text,n\nlate,1\nthank you,2\n", encoding="utf-8")
+    writer(target, SOFT, str(source))(said("complaint", "none"))
+    assert target.read_text(encoding="utf-8") == (
+        "text,n,answer,probability\nlate,1,complaint,0.75\nthank you,2,none,0.75\n"
+    )
