@@ -78,7 +78,7 @@ class Set:
 SETS = {
     "wnut17": Set(quality_tagging.TASKS["wnut17"], "token-classification", "f1", 1000, 5, 8),
     "sst2": Set(quality_encoder.TASKS["sst2"], "sequence-classification", "accuracy", 5000, 5, 16),
-    "squad": Set(quality_qa.TASKS["squad"], "question-answering", "f1", 1500, 6, 8),
+    "squad": Set(quality_qa.TASKS["squad"], "question-answering", "f1", 600, 8, 8),
 }
 
 # Where the baselines of a task are: each with a LinearHead and a FineTuned.
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--task", choices=SETS, default="wnut17")
     parser.add_argument("--only", action="append", help="variants whose name contains this")
     parser.add_argument("--seeds", default="1", help='a count, or which: "3", "0,2", "1-2"')
-    parser.add_argument("--epochs", type=int, help="default: 5, of squad 6")
+    parser.add_argument("--epochs", type=int, help="default: 5, of squad 8")
     parser.add_argument("--rows", type=int, help="rows by seed; fewer for a quick try")
     args = parser.parse_args()
     if args.table:
