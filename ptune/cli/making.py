@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ptune.cli.app import JsonOption, SkipOption, app, print_json
-from ptune.errors import PtuneError
+from ptune.errors import ConfigError, PtuneError
 
 
 @app.command()
@@ -60,6 +60,9 @@ def train(
     # Mistakes first, before torch is imported.
     chosen = Recipe.load(recipe, [*(overrides or []), *skipping])
     if seeds is not None:
+        own = next((text for text in overrides or [] if text.startswith("seed=")), None)
+        if own is not None:
+            raise ConfigError(f"{own} would be ignored: --seeds {seeds} says which. Leave it out.")
         _train_seeds(chosen, seeds, resume=resume, as_json=as_json)
         return
     from ptune.display import show_result, watching
@@ -126,7 +129,6 @@ def share(
     Example: ptune share rte.yaml boolq.yaml cb.yaml epochs=10 --output runs/nli
     """
     from ptune.config import Recipe
-    from ptune.errors import ConfigError
 
     changes = [text for text in recipes if "=" in text and not Path(text).exists()]
     for text in changes:

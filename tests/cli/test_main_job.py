@@ -125,6 +125,16 @@ def test_train_says_it_in_json_for_a_script(place, ptune, tmp_path):
     assert set(said["scores"]) == {"validation", "test"}
 
 
+def test_settings_that_an_option_takes_the_place_of_are_refused(place, ptune, tmp_path):
+    recipe = place / "recipe.yaml"
+    code, out, err = ptune("train", recipe, "seed=4", "--seeds", "0-1")
+    assert (code, out) == (1, "")
+    assert err == "ptune: seed=4 would be ignored: --seeds 0-1 says which. Leave it out.\n"
+    code, out, err = ptune("share", recipe, recipe, f"output={tmp_path}")
+    assert (code, out) == (1, "")
+    assert err == f"ptune: output={tmp_path}: ptune share takes it as --output.\n"
+
+
 def test_seeds_are_trained_side_by_side_and_their_spread_is_shown(place, ptune, tmp_path):
     command = ("train", place / "recipe.yaml", f"output={tmp_path}/runs", "epochs=1")
     code, out, err = ptune(*command, "--seeds", "0,2")
