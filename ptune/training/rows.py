@@ -277,7 +277,8 @@ def _kept(recipe: Recipe, read: Kept, check: Check) -> Kept:
 
 def _labels_of(recipe: Recipe, rows: Rows, there: int) -> Labels:
     """The labels of the rows to learn from, of so many that were `there`."""
-    _check_given(recipe, rows)
+    if recipe.labels is None:  # else they are checked below
+        _check_given(recipe, rows)
     column, form = recipe.label_column, _form(recipe)
     found = check_labels(rows, (), column, labels=recipe.labels, of=there, **form)
     unsaid = recipe.task == "token-classification" and recipe.scheme == "auto"
