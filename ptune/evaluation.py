@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, chain, pairwise, zip_longest
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from ptune.inject import Words
 from ptune.run import Read, run
 from ptune.tasks import Example, Prediction, Task
 from ptune.tasks.flat import lengths_of
-from ptune.tasks.task import ByMargin, InPasses, Search, Searching
+from ptune.tasks.task import ByMargin, Generating, InPasses
 from ptune.trunk import Trunk
 
 
@@ -139,13 +140,11 @@ def measure_together(
     for at, indices, chosen, read in _read(backbone, parts, batch_sizes, trunk):
         some = replace(parts[at], examples=chosen)
         losses[at] |= zip(indices, some.loss(read).float().tolist(), strict=True)
-        if not some.task.generates:
+        if not _writes(some.task):
             predictions[at] |= zip(indices, _predicted(backbone, some, read), strict=True)
     for at, (part, size) in enumerate(zip(parts, batch_sizes, strict=True)):
-        if part.task.generates:
-            texts = generate_answers(
-                backbone, part.prompt, part.task, part.examples, batch_size=size
-            )
+        if _writes(task := part.task):
+            texts = generate_answers(backbone, part.prompt, task, part.examples, batch_size=size)
             predictions[at] = dict(enumerate(texts))
     return [
         [Measured(losses[at][i], predictions[at][i]) for i in range(len(part.examples))]
@@ -182,7 +181,7 @@ def predict_examples(
     batch_size: int,
 ) -> list[Prediction]:
     """Predictions alone, for rows without labels."""
-    if task.generates:
+    if _writes(task):
         return generate_answers(backbone, prompt, task, examples, batch_size=batch_size)
     predictions: dict[int, Prediction] = {}
     part = PromptedRows(prompt, task, examples, head)
@@ -224,21 +223,24 @@ def _read(
                 yield at, several[at], own, read
 
 
+def _writes(task: Task) -> TypeGuard[Generating]:
+    return isinstance(task, Generating) and task.generates
+
+
 def generate_answers(
     backbone: Backbone,
     prompt: PromptTensors,
-    task: Task,
+    task: Generating,
     examples: Sequence[Example],
     *,
     batch_size: int,
 ) -> list[Prediction]:
-    """Free text behind each row, looked for as the task says; else greedily."""
-    search = task.search if isinstance(task, Searching) else Search()
+    """Free text behind each row, looked for as the task says."""
     answers: dict[int, Prediction] = {}
     for indices in by_length(examples, batch_size):
         # There is one prompt here, whatever number a row of several sets has it by.
         rows = [task.question(examples[i]).of(0) for i in indices]
-        ids = generate(backbone, [prompt], rows, max_new_tokens=task.room, **asdict(search))
+        ids = generate(backbone, [prompt], rows, max_new_tokens=task.room, **asdict(task.search))
         texts = backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers |= {i: Prediction(text.strip()) for i, text in zip(indices, texts, strict=True)}
     return [answers[i] for i in range(len(examples))]

@@ -89,7 +89,6 @@ class FactTask:
     name = "facts"
     read: Literal["states", "words"] = "words"
     labels: tuple[str, ...] = ()
-    generates = False
     room = 0
 
     def __init__(
@@ -120,10 +119,6 @@ class FactTask:
     def head(self, hidden: int) -> nn.Module | None:
         """None: the backbone's own language-model head gives the words."""
         return None
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
 
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None

@@ -39,7 +39,6 @@ class MultipleChoice:
     name = "multiple-choice"
     read: Literal["states", "words"] = "words"
     labels: tuple[str, ...] = ()
-    generates = False
     room = 0
 
     def __init__(self, layout: Layout, *, margin: bool = False) -> None:
@@ -49,10 +48,6 @@ class MultipleChoice:
     def head(self, hidden: int) -> nn.Module | None:
         """None, where the backbone's own head gives the words."""
         return None
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
 
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None

@@ -34,7 +34,6 @@ from torch.nn import functional
 
 from ptune import texts
 from ptune.backbone import Backbone
-from ptune.batch import TokenSequence
 from ptune.errors import ConfigError, TemplateError
 from ptune.inject import Words
 from ptune.layout import Layout
@@ -162,7 +161,6 @@ class MaskedLM:
 
     name = "masked-lm"
     read: Literal["states", "words"] = "words"
-    generates = False
     room = 0
 
     def __init__(
@@ -187,10 +185,6 @@ class MaskedLM:
     def head(self, hidden: int) -> nn.Module | None:
         """None: the backbone's own masked-language-model head gives the words."""
         return None
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
 
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ptune.batch import TokenSequence
 from ptune.errors import DataError
 from ptune.inject import Words
 from ptune.layout import Layout
@@ -67,7 +66,6 @@ class MaskedText:
     name = "masked-lm"
     read: Literal["states", "words"] = "words"
     labels: tuple[str, ...] = ()
-    generates = False
 
     def __init__(
         self,
@@ -85,10 +83,6 @@ class MaskedText:
     def head(self, hidden: int) -> nn.Module | None:
         """None: the backbone's own masked-language-model head gives the words."""
         return None
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task fills gaps."""
-        return example.sequence
 
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None

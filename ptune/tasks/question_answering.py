@@ -154,7 +154,6 @@ class QuestionAnswering:
     name = "question-answering"
     read: Literal["states", "words"] = "states"
     labels: tuple[str, ...] = ()
-    generates = False
     room = 0
 
     def __init__(
@@ -181,10 +180,6 @@ class QuestionAnswering:
     def head(self, hidden: int) -> nn.Module | None:
         """A linear head: start and end."""
         return ClassificationHead(hidden, 2, dropout=self.dropout, form=self.head_form)
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
 
     # ------------------------------------------------------------------------------- rows
 

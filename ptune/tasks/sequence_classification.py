@@ -89,7 +89,6 @@ class SequenceClassification:
 
     name = "sequence-classification"
     read: Literal["states", "words"] = "states"
-    generates = False
     room = 0
 
     def __init__(
@@ -115,10 +114,6 @@ class SequenceClassification:
         """A linear head, one number a label."""
         labels = max(1, len(self.labels))
         return ClassificationHead(hidden, labels, dropout=self.dropout, form=self.head_form)
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
 
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None

@@ -84,28 +84,17 @@ class Search:
 
 
 @runtime_checkable
-class Searching(Protocol):
-    """A task that says how its texts are looked for."""
-
-    search: Search
-
-
-@runtime_checkable
 class Task(Protocol):
     """The interface that training, evaluation and serving use.
 
-    `generates`: its answers are texts, of `room` tokens at most.
+    `room`: the longest answer that a row is encoded with, in tokens; 0 where answers are no words.
     """
 
     name: str
     layout: Layout
     read: Literal["states", "words"]
     labels: tuple[str, ...]
-    generates: bool
     room: int
-
-    def question(self, example: Example) -> TokenSequence:
-        """What is continued, where the task `generates` its answers."""
 
     def head(self, hidden: int) -> nn.Module | None:
         """A new trained head for states of this width, or None where the backbone's own is used."""
@@ -138,6 +127,21 @@ class Task(Protocol):
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
     ) -> dict[str, float]:
         """How good the predictions are."""
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """A task whose answers may be texts that the backbone writes.
+
+    `generates`: whether they are; then of `room` tokens at most, looked for as `search` says.
+    """
+
+    generates: bool
+    room: int
+    search: Search
+
+    def question(self, example: Example) -> TokenSequence:
+        """What the backbone goes on from."""
 
 
 @runtime_checkable

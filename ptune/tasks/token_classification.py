@@ -87,7 +87,6 @@ class TokenClassification:
 
     name = "token-classification"
     read: Literal["states", "words"] = "states"
-    generates = False
     room = 0
 
     def __init__(
@@ -109,10 +108,6 @@ class TokenClassification:
         """A linear head, one number a tag."""
         labels = len(self.labels)
         return ClassificationHead(hidden, labels, dropout=self.dropout, form=self.head_form)
-
-    def question(self, example: Example) -> TokenSequence:
-        """Never asked: this task does not generate."""
-        return example.sequence
 
     def examples(
         self, rows: Sequence[Row], answers: Sequence[Answer] | None = None
