@@ -60,7 +60,20 @@ def probed_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     tried = {name for own in found.values() for name in own}
     which = "" if len(found) == 1 else ", those that every method could do"
     lines.append(f"mean: over {len(_common(found))} of {len(tried)} relations{which}.")
+    lines += _counted(found, "repeated", "to test are trained on too: their score is no knowledge")
+    lines += _counted(found, "cut", "to test were longer than max_tokens and were cut")
     return lines + _failures(found)
+
+
+def _counted(found: Mapping[str, Mapping[str, Any]], what: str, said: str) -> list[str]:
+    """A line on facts that are counted under this name, if there are any: how many, and where."""
+    counts: dict[str, int] = {}
+    for own in found.values():
+        for name, entry in own.items():
+            count = entry.get("counts", {}).get(what, 0)  # older records do not have all
+            counts[name] = max(counts.get(name, 0), count)
+    names = [f"{name} ({count})" for name, count in counts.items() if count]
+    return [f"facts {said}, by relation: {_few(names)}."] if names else []
 
 
 def _failures(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

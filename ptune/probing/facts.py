@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ptune.data import Rows, labels_of, load_rows, split_rows
+from ptune.data import Rows, load_rows, split_rows
 from ptune.errors import ConfigError, DataError, did_you_mean
+from ptune.values import text_of
 
 TEMPLATES = "relations.jsonl"
 _SPLITS = ("train", "dev", "test")
@@ -133,8 +134,8 @@ class FactSet:
         return Facts(train, validation, test)
 
     def _with_names(self, rows: Rows) -> Rows:
-        for column in (self.columns.subject, self.columns.object):
-            labels_of(rows, column)  # refuses a value that is missing or no text
+        _texts(rows, self.columns.subject, "subject")
+        _texts(rows, self.columns.object, "object")
         names = {"subject": self.columns.subject, "object": self.columns.object}
         return rows.with_fields(names)
 
@@ -198,7 +199,7 @@ def _in_file(path: Path, columns: Columns) -> Mapping[str, Rows]:
             f"Columns: {', '.join(rows.columns)}. Name it with --relation-column."
         )
     indices: dict[str, list[int]] = {}
-    for index, name in enumerate(labels_of(rows, columns.relation)):
+    for index, name in enumerate(_texts(rows, columns.relation, "relation")):
         indices.setdefault(name, []).append(index)
     return {name: rows.take(own) for name, own in indices.items()}
 
@@ -206,7 +207,7 @@ def _in_file(path: Path, columns: Columns) -> Mapping[str, Rows]:
 def _read_templates(file: Path) -> dict[str, str]:
     """LAMA's template of each relation; two of one relation are refused."""
     rows = load_rows(file)
-    names = labels_of(rows, "relation")
+    names = _texts(rows, "relation", "relation")
     for index, name in enumerate(names):
         first = names.index(name)
         if first != index:
@@ -214,4 +215,19 @@ def _read_templates(file: Path) -> dict[str, str]:
                 f"{rows.where(index)}: relation {name} has a template in {rows.where(first)} "
                 "already. Keep one of them."
             )
-    return dict(zip(names, labels_of(rows, "template"), strict=True))
+    return dict(zip(names, _texts(rows, "template", "template"), strict=True))
+
+
+def _texts(rows: Rows, column: str, what: str) -> list[str]:
+    """What stands in a column.
+
+    Raises:
+        DataError: there is no such column, or a row holds no text or number there, or a blank one.
+    """
+    for index, value in enumerate(rows.column(column)):
+        if value is None or not str(value).strip():
+            raise DataError(
+                f"{rows.where(index)}: column {column} holds no {what}. Give one, or delete the "
+                "row."
+            )
+    return [text_of(rows, index, column) for index in range(len(rows))]

@@ -26,6 +26,8 @@ from ptune.probing.plan import Plan
 from ptune.probing.ranking import FactTask, fact_task
 from ptune.prompt import SoftPrompt
 from ptune.tasks import Example
+from ptune.tasks.flat import rows_cut
+from ptune.tasks.task import Row
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
@@ -39,7 +41,8 @@ class _Kept(NamedTuple):
     """The facts that can be ranked, as examples.
 
     Args:
-        counts: facts used of each split, and facts dropped of all.
+        counts: facts used of each split; facts dropped of all; of those to test, the ones that are
+            trained on too (`repeated`), and the ones that were too long and were cut.
         majority: P@1 of always saying the most frequent object of the training facts: what a
             prompt can learn without any knowledge of the subject.
     """
@@ -179,6 +182,8 @@ def _kept(task: FactTask, facts: Facts, recipe: Recipe, *, trains: bool) -> _Kep
         split: task.examples(rows, [str(row["object"]) for row in rows]) if rows else []
         for split, rows in kept.items()
     }
+    counts["cut"] = rows_cut(encoded["test"])
+    counts["repeated"] = _repeated(kept["train"], kept["test"]) if trains else 0
     majority = _majority(encoded["train"], encoded["test"])
     return _Kept(encoded["train"], encoded["validation"], encoded["test"], counts, majority)
 
@@ -187,6 +192,12 @@ def _majority(train: Sequence[Example], test: Sequence[Example]) -> float:
     counts = Counter(example.target for example in train)
     most = min(counts, key=lambda token: (-counts[token], token), default=None)
     return sum(example.target == most for example in test) / len(test)
+
+
+def _repeated(train: Sequence[Row], test: Sequence[Row]) -> int:
+    """How many facts to test are facts to train on."""
+    known = {(str(row["subject"]), str(row["object"])) for row in train}
+    return sum((str(row["subject"]), str(row["object"])) in known for row in test)
 
 
 def _usable(task: FactTask, rows: Rows | None, counts: dict[str, int]) -> Rows | Sequence[Any]:

@@ -3,7 +3,7 @@ import re
 
 import pytest
 import tiny
-from probing.facts_of import NUMBERS, write_folder
+from probing.facts_of import NUMBERS, facts, write_folder, write_lines
 
 WORDS = [*NUMBERS, "yes", "no", "good"]
 
@@ -95,6 +95,21 @@ def test_no_step_is_said_to_be_chosen_where_there_are_no_rows_to_choose_by(ptune
     assert json.loads(out)["protocol"] == said
     kept = json.loads((tmp_path / "run" / "probe.json").read_text(encoding="utf-8"))
     assert kept["protocol"] == said
+
+
+def test_facts_that_are_trained_on_and_those_that_are_cut_are_told(ptune, place, tmp_path):
+    long = {"sub_label": "film " * 40, "obj_label": "good"}
+    rows = facts(NUMBERS)
+    for split, own in (("train", rows), ("dev", rows[:3]), ("test", [*rows[:2], long])):
+        write_lines(tmp_path / "facts" / "P5" / f"{split}.jsonl", own)
+    say = ["probe", tmp_path / "facts", f"backbone={place}/backbone", "epochs=1", "max_tokens=32"]
+    ways = ["--template", "{subject} is {label}", "--method", "manual", "--method", "p-tuning-v2"]
+    code, out, _ = ptune(*say, *ways, "--output", tmp_path / "run")
+    assert code == 0
+    assert (
+        "facts to test are trained on too: their score is no knowledge, by relation: P5 (2).\n"
+        "facts to test were longer than max_tokens and were cut, by relation: P5 (1).\n"
+    ) in out
 
 
 def test_a_missing_backbone_is_asked_for(ptune, trex):

@@ -81,11 +81,19 @@ def test_what_holds_no_relation_is_refused(tmp_path):
         find_facts(tmp_path / "facts.jsonl")
 
 
-def test_a_fact_without_an_object_names_its_line(tmp_path):
-    rows = [*facts(["one"]), {"sub_label": "film", "obj_label": None}]
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({"obj_label": None}, "column obj_label holds no object. Give one, or delete the row."),
+        ({"sub_label": " "}, "column sub_label holds no subject. Give one, or delete the row."),
+    ],
+)
+def test_a_fact_without_a_value_names_its_line(tmp_path, fact, said):
+    rows = [*facts(["one"]), {"sub_label": "film", "obj_label": "one"} | fact]
     found = find_facts(write_folder(tmp_path, {"P1": rows}))
-    with pytest.raises(DataError, match=r"P1\.jsonl, line 21: column obj_label holds no label"):
+    with pytest.raises(DataError) as error:
         found.read("P1", SHARES)
+    assert str(error.value) == f"{tmp_path / 'P1.jsonl'}, line 21: {said}"
 
 
 def test_a_relation_with_two_templates_is_refused_with_both_lines(tmp_path):

@@ -73,6 +73,7 @@ def test_every_relation_is_measured_as_the_oracle_measures_it(llama, folder, tmp
     entry = found["p-tuning"]["P2"]
     # 20 facts: 4 to test, 3 of the rest to choose by.
     counts = {"train": 13, "validation": 3, "test": 4, "dropped_tokens": 0, "dropped_list": 0}
+    counts |= {"cut": 0, "repeated": 0}
     assert entry["counts"] == counts
     assert entry["template"] == "{soft:3} {subject}{soft:3} {label}"
     assert found["p-tuning-v2"]["P2"]["template"] == "{subject} {label}"
