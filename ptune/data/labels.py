@@ -7,14 +7,16 @@
     token-classification                -> one a word: `ptune.data.tags`
     question-answering                  -> the texts, and where they begin (`squad.py`)
 
-A label is kept exactly as it stands: case and white space count. Two labels that differ by white
-space only are refused, one with stray white space is told. Knows rows, not files and not tasks.
+A label is kept exactly as it stands: case and white space count. Two labels that look alike, since
+they differ by white space or by how Unicode writes their accents, are refused; stray white space,
+and labels that differ by case only, are told. Knows rows, not files and not tasks.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from unicodedata import normalize
 
 from ptune.data.rows import Rows
 from ptune.data.squad import Spans, spans_of
@@ -120,7 +122,7 @@ def check_labels(
     """
     found = _places(train, column, multi, tagged)
     names = tuple(sorted(found)) if labels is None else tuple(labels)
-    notes = _check_white_space(found)
+    notes = _check_twins(found)
     if len(found) < (1 if multi else 2):
         raise DataError(_too_few(train, column, found, of))
     given = labels is not None
@@ -181,21 +183,41 @@ def _places(rows: Rows, column: str, multi: bool, tagged: bool) -> dict[str, str
     return first
 
 
-def _check_white_space(found: dict[str, str]) -> list[str]:
-    """Refuse labels that look alike; return a sentence for a label with stray white space."""
-    notes = []
-    stripped = Counter(label.strip() for label in found)
+def _check_twins(found: dict[str, str]) -> list[str]:
+    """Refuse labels that look alike; return sentences on those that may be meant as another one."""
+    notes, cases = [], []
+    first: dict[str, str] = {}  # by what is seen of a label
+    lower: dict[str, str] = {}
     for label, place in found.items():
-        if label == label.strip():
-            continue
-        if stripped[label.strip()] > 1:
-            twin = next(o for o in found if o != label and o.strip() == label.strip())
-            raise DataError(
-                f"{place}: label {label!r} differs from {twin!r} by white space only. "
-                "White space counts in a label; mend the rows."
+        seen = normalize("NFC", label).strip()
+        twin = first.setdefault(seen, label)
+        if twin != label:
+            raise DataError(_alike(label, place, twin, found[twin]))
+        if label != label.strip():
+            notes.append(
+                f"{place}: label {label!r} begins or ends with white space, which is kept."
             )
-        notes.append(f"{place}: label {label!r} begins or ends with white space, which is kept.")
+        twin = lower.setdefault(seen.casefold(), label)
+        if twin != label:
+            cases.append(f"{place}: label {label!r} is another one than {twin!r}: case counts")
+    if cases:
+        notes.append(cases[0] + (f" ({len(cases)} such pairs)." if len(cases) > 1 else "."))
     return notes
+
+
+def _alike(label: str, place: str, twin: str, other: str) -> str:
+    """What is said of two labels that look alike; where one is stray, it is the one to mend."""
+    if label.strip() != twin.strip():
+        return (
+            f"{place}: label {label!r} looks like that of {other} and is written with other "
+            "Unicode characters (accents composed or not). Write both in one way, e.g. NFC."
+        )
+    if label == label.strip():
+        label, place, twin = twin, other, label
+    return (
+        f"{place}: label {label!r} differs from {twin!r} by white space only. "
+        "White space counts in a label; mend the rows."
+    )
 
 
 def _check_known(found: dict[str, str], names: tuple[str, ...], unknown: str) -> None:

@@ -151,6 +151,7 @@ def refuse_equal(words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> None:
         first = ids.index(ids[at])
         if first != at:
             raise ConfigError(
-                f'The label words "{words[first]}" and "{word}" have the same tokens, so the '
-                "backbone cannot tell them apart. Choose other words with verbalizer."
+                f'The label words "{words[first]}" and "{word}" have the same tokens (as words '
+                "that the tokenizer does not know may have), so the backbone cannot tell them "
+                "apart. Choose other words with verbalizer."
             )

@@ -15,7 +15,7 @@ no two labels share one; PETAL lets them share. No random number is drawn beside
 rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -41,6 +41,8 @@ MOST_ROWS = 512
 CANDIDATES = 1000
 # Largest probability that a logit is made of: float32 has no number nearer to one.
 MOST = 1 - 1e-6
+# Smallest score of a word that stands for a label, in log-odds: what is below it is rounding.
+LEAST = 1e-3
 
 Scores = Float[Tensor, "labels vocabulary"]
 
@@ -55,9 +57,19 @@ def with_found_words(recipe: Recipe, data: RunRows, backbone: Backbone) -> tuple
         return recipe, data
     words = find_words(recipe, data, backbone)
     said = "; ".join(f"{label}: {', '.join(own)}" for label, own in words.items())
-    notes = (*data.notes, f"Answer words found in the training rows: {said}.")
+    notes = (f"Answer words found in the training rows: {said}.", *_fewer(words, recipe))
     changed = recipe.changed(found_words=None, verbalizer=words)
-    return changed, replace(data, notes=notes)
+    return changed, replace(data, notes=(*data.notes, *notes))
+
+
+def _fewer(words: Mapping[str, Sequence[str]], recipe: Recipe) -> Iterator[str]:
+    """A sentence for each label that has fewer words than were asked for."""
+    for label, own in words.items():
+        if len(own) < (recipe.found_words or 1):
+            yield (
+                f'found_words = {recipe.found_words}: label "{label}" has {len(own)}, since no '
+                "other word is likelier in its rows than in those of the other labels."
+            )
 
 
 @torch.no_grad()
@@ -83,7 +95,7 @@ def find_words(recipe: Recipe, data: RunRows, backbone: Backbone) -> dict[str, t
     scores = own - others
     found: dict[str, tuple[str, ...]] = {}
     for at, label in enumerate(data.labels):
-        mine = scores.argmax(0) == at
+        mine = (scores.argmax(0) == at) & (scores[at] > LEAST)
         order = torch.where(mine, scores[at], -torch.inf).argsort(descending=True, stable=True)
         best = order[: min(count, int(mine.sum()))].tolist()
         found[label] = tuple(candidates[int(ids[one])] for one in best)

@@ -324,6 +324,13 @@ DEEP = "p-tuning-v2"
             "length_penalty = 0.6 weighs beams, and beams is 1. Set beams: 4, say.",
         ),
         (
+            {"length_penalty": 0.6},
+            (
+                "length_penalty = 0.6 goes with answer = text only. Set answer: text, or leave "
+                "length_penalty out."
+            ),
+        ),
+        (
             {"answer": "text", "metric": "f1"},
             (
                 "metric = f1 does not go with answer = text. Its metrics: loss, perplexity, "

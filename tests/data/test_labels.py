@@ -172,11 +172,28 @@ def test_stray_white_space_is_kept_and_told():
 
 @pytest.mark.parametrize("labels", [("a", "b", "a "), ("a", "b", "\ta"), (" a", "a  ", "b")])
 def test_labels_that_differ_by_white_space_only_are_refused(labels: tuple[str, ...]):
-    stray, twin = (labels[0], labels[1]) if labels[0] == " a" else (labels[2], "a")
+    stray, twin = (labels[1], labels[0]) if labels[0] == " a" else (labels[2], "a")
     line = 2 + labels.index(stray)
     assert refusal(check_labels, rows_of(*labels), [], "y") == (
         f"train.csv, line {line}: label {stray!r} differs from {twin!r} by white space only. "
         "White space counts in a label; mend the rows."
+    )
+
+
+def test_labels_of_other_unicode_characters_that_look_alike_are_refused():
+    assert refusal(check_labels, rows_of("b", "caf\u00e9", "cafe\u0301"), [], "y") == (
+        "train.csv, line 4: label 'cafe\u0301' looks like that of train.csv, line 3 and is written "
+        "with other Unicode characters (accents composed or not). Write both in one way, e.g. NFC."
+    )
+
+
+def test_labels_that_differ_by_case_only_are_two_and_that_is_told():
+    assert check_labels(rows_of("Good", "bad", "good"), [], "y") == (
+        ("Good", "bad", "good"),
+        ("train.csv, line 4: label 'good' is another one than 'Good': case counts.",),
+    )
+    assert check_labels(rows_of("A", "a", "B", "b"), [], "y").notes == (
+        "train.csv, line 3: label 'a' is another one than 'A': case counts (2 such pairs).",
     )
 
 

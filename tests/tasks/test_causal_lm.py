@@ -254,8 +254,9 @@ def refused(kind, message, call):
 
 def test_labels_of_the_same_tokens_are_refused(backbone):
     message = (
-        'The label words "cat" and "dog" have the same tokens, so the backbone cannot tell them '
-        "apart. Choose other words with verbalizer."
+        'The label words "cat" and "dog" have the same tokens (as words that the tokenizer does '
+        "not know may have), so the backbone cannot tell them apart. Choose other words with "
+        "verbalizer."
     )
     refused(ConfigError, message, lambda: task_of(backbone, ("yes", "cat", "dog")))
 

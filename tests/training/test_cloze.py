@@ -201,6 +201,22 @@ def test_a_word_is_weighed_by_its_odds_and_not_by_its_probability(backbone, monk
     assert words["poor"][0] == "bad"
 
 
+def test_fewer_words_than_were_asked_for_are_told(backbone, monkeypatch):
+    few = {"fine": ("good", "late"), "poor": ("bad",)}
+    monkeypatch.setattr(found, "find_words", lambda *given: few)
+    recipe = Recipe.make(task="masked-lm", template="{text} {mask}", found_words=2).resolved()
+    data = read_rows(recipe.changed(validation_share=0), Sources(TRAIN, None, None))
+    changed, told = found.with_found_words(recipe, data, backbone)
+    assert changed.verbalizer == few
+    assert told.notes == (
+        "Answer words found in the training rows: fine: good, late; poor: bad.",
+        (
+            'found_words = 2: label "poor" has 1, since no other word is likelier in its rows than '
+            "in those of the other labels."
+        ),
+    )
+
+
 def test_words_are_found_on_a_causal_model_too():
     settings = {key: value for key, value in FEW.items() if key != "verbalizer"}
     settings |= {"task": "causal-lm", "template": "{soft:2}{text} : {label}", "max_steps": 1}

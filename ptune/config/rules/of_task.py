@@ -40,7 +40,7 @@ RULES: tuple[Rule, ...] = (
         for key, default in (("max_new_tokens", None), ("beams", 1), ("length_penalty", 1.0))
     ),
     (
-        lambda v: v["length_penalty"] != 1.0 and v["beams"] == 1,
+        lambda v: free_text(v) and v["length_penalty"] != 1.0 and v["beams"] == 1,
         "length_penalty = {length_penalty} weighs beams, and beams is 1. Set beams: 4, say.",
     ),
     (
