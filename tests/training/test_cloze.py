@@ -231,6 +231,6 @@ def test_a_label_that_no_word_stands_for_is_refused(backbone):
     with pytest.raises(ConfigError) as error:
         ptune.train(backbone, rows, found_words=2, validation_share=0, **settings)
     assert str(error.value) == (
-        'found_words = 2: no word stands for label "b" in the training rows. Give more rows of '
+        'found_words = 2: no word stands for label "a" in the training rows. Give more rows of '
         "it, or give the words by verbalizer."
     )
