@@ -49,6 +49,7 @@ def table(predictions: Sequence[Any], rows: Any, comma: str, between: str = " ")
         comma: what stands between two cells.
         between: what stands between two tags or labels in a cell.
     """
+    rows = None if rows is None else rows.as_read
     columns = () if rows is None else rows.columns
     answer, probability = (_free(name, columns) for name in ("answer", "probability"))
     beside = [{}] * len(predictions) if rows is None else rows
@@ -158,6 +159,7 @@ def labelled_writer(output: Path, soft: Any, source: str | None, at_least: float
     column = str(soft.settings.get("label_column", "label"))
 
     def write(predictions: Sequence[Any], rows: Any) -> int:
+        rows = rows.as_read
         kept = [
             {**row, column: one.answer}
             for row, one in zip(rows, predictions, strict=True)

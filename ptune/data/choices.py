@@ -11,7 +11,6 @@ end may be empty. Knows rows, and no template.
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ptune.data.labels import CHOICE
 from ptune.data.rows import Rows
@@ -39,8 +38,7 @@ def with_choices(rows: Rows, columns: Sequence[str] | str | None = None) -> Rows
         found = [_in_columns(v, rows, i, chosen) for i, v in enumerate(table)]
     for index, choices in enumerate(found):
         _check(choices, rows.where(index))
-    items = tuple({**row, CHOICE: own} for row, own in zip(rows.items, found, strict=True))
-    return replace(rows, items=items, columns=tuple(dict.fromkeys((*rows.columns, CHOICE))))
+    return rows.extended([{CHOICE: own} for own in found], (CHOICE,))
 
 
 def _columns_of(rows: Rows) -> Sequence[str] | str:

@@ -27,6 +27,7 @@ class Rows(Sequence[Row]):
         numbers: where each row stands in the source, from 1.
         unit: what `numbers` counts: "line" or "row".
         stretched: each word of a row has a line of its own, the first one that of the row.
+        read: the rows as the source has them, where they were `extended`.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Rows(Sequence[Row]):
     numbers: tuple[int, ...]
     unit: str
     stretched: bool = False
+    read: "Rows | None" = None
 
     @classmethod
     def of(
@@ -101,7 +103,9 @@ class Rows(Sequence[Row]):
         """Return the rows at `indices`, in that order."""
         chosen = list(indices)
         items = tuple(self.items[i] for i in chosen)
-        return replace(self, items=items, numbers=tuple(self.numbers[i] for i in chosen))
+        numbers = tuple(self.numbers[i] for i in chosen)
+        read = None if self.read is None else self.read.take(chosen)
+        return replace(self, items=items, numbers=numbers, read=read)
 
     def column(self, name: str) -> list[object]:
         """Return the values of a column.
@@ -125,10 +129,20 @@ class Rows(Sequence[Row]):
         for name in columns.values():
             if name not in self.columns:
                 raise DataError(self._no_column(name))
-        items = tuple(
-            {**row, **{field: row[name] for field, name in columns.items()}} for row in self.items
+        return self.extended(
+            [{field: row[name] for field, name in columns.items()} for row in self.items], columns
         )
-        return replace(self, items=items, columns=tuple(dict.fromkeys((*self.columns, *columns))))
+
+    def extended(self, more: Iterable[Row], columns: Iterable[str]) -> "Rows":
+        """Return each row with more values, in these columns; `as_read` has them as they were."""
+        items = tuple({**row, **own} for row, own in zip(self.items, more, strict=True))
+        names = tuple(dict.fromkeys((*self.columns, *columns)))
+        return replace(self, items=items, columns=names, read=self.as_read)
+
+    @property
+    def as_read(self) -> "Rows":
+        """The rows with the columns and values of the source alone."""
+        return self if self.read is None else self.read
 
     def _no_column(self, name: str) -> str:
         near = did_you_mean(name, list(self.columns))

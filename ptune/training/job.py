@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from ptune import sharding
-from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.config import Recipe
@@ -24,9 +23,10 @@ from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
+from ptune.training.earlier import PROMPT, check_resume, told_earlier
 from ptune.training.facts import facts_of, layout
 from ptune.training.found import with_found_words
-from ptune.training.learner import CHECKPOINT, Learner
+from ptune.training.learner import Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
 from ptune.training.prior import calibrate, prior_of
@@ -68,7 +68,7 @@ def train(
     """
     recipe = recipe_for(backbone, settings).resolved()
     folder = None if output is None else Path(output)
-    _check_resume(resume, folder)
+    check_resume(resume, folder)
     data = read_rows(recipe, Sources(train, validation, test))
     job = Job(recipe, data, folder, resume, watcher)
     if not isinstance(backbone, Backbone):
@@ -89,7 +89,7 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | Non
     sources = sources_of(recipe)
     recipe = recipe.resolved()
     folder = Path(recipe.output)
-    _check_resume(resume, folder)
+    check_resume(resume, folder)
     data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
     return _train_one(Job(recipe, data, folder, resume, watcher), load_backbone(recipe))
 
@@ -99,16 +99,6 @@ def sources_of(recipe: Recipe) -> Sources:
     if recipe.train is None:
         raise ConfigError("train is missing. Give the file of the rows to train on.")
     return Sources(recipe.train, recipe.validation, recipe.test)
-
-
-def _check_resume(resume: bool, output: Path | None) -> None:
-    if resume and output is None:
-        raise ConfigError("resume needs the output folder of the run to go on with.")
-    if resume and output is not None and not exists(output / CHECKPOINT):
-        raise ConfigError(
-            f"{output / CHECKPOINT}: there is no checkpoint to go on from. Name the output folder "
-            "of the run, or start without --resume (resume=True)."
-        )
 
 
 def load_backbone(recipe: Recipe) -> Backbone:
@@ -225,7 +215,7 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
     if accelerator.is_main_process:
         for one, result in zip(made, results, strict=True):
             if isinstance(result, Result) and one.job.output is not None:
-                result.prompt.save(one.job.output / "prompt")
+                result.prompt.save(one.job.output / PROMPT)
                 write_scores(one.job.output, run_scores(one.job.recipe, result))
     accelerator.wait_for_everyone()
     return results
@@ -268,17 +258,10 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
         *data.notes,
         *notes,
         *layout(recipe, backbone),
-        *(learner.load() if job.resume else _replaced(job.output)),
+        *(learner.load() if job.resume else told_earlier(job.output)),
     ]
     facts = facts_of(recipe, backbone, used, training, prompt.numbers, notes)
     return _Made(job, learner, testing, facts, {})
-
-
-def _replaced(output: Path | None) -> list[str]:
-    """A sentence where a run that was stopped loses its state to this one."""
-    if output is None or not exists(output / CHECKPOINT):
-        return []
-    return [f"{output}: an earlier run is replaced; resume would have gone on with it."]
 
 
 def _remembered(

@@ -14,13 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import load_rows
 from ptune.errors import ConfigError, TrainingError
+from ptune.training.earlier import begun, check_resume
 from ptune.training.job import Job, Result, load_backbone, recipe_for, sources_of, train_jobs
-from ptune.training.learner import CHECKPOINT
 from ptune.training.report import Watcher
 from ptune.training.rows import Source, Sources, read_rows
 from ptune.training.scores import replicas_scores, write_scores
@@ -78,7 +77,7 @@ def train_replicas(
     common = recipe_for(backbone, settings)
     recipes = _recipes(common, variants)
     folders = _folders(output, names, len(variants))
-    _check_resume(resume, output, folders)
+    check_resume(resume, None if output is None else Path(output), folders)
     sources = Sources(train, validation, test)
     jobs = _jobs(recipes, sources, folders, resume, watchers)
     if not isinstance(backbone, Backbone):
@@ -96,7 +95,7 @@ def train_seeds(
     """Train a recipe with several seeds side by side, into `output/seed-0` and so on."""
     sources = sources_of(recipe)
     folders = _folders(recipe.output, seed_names(seeds), len(seeds))
-    _check_resume(resume, recipe.output, folders)
+    check_resume(resume, Path(recipe.output), folders)
     recipes = [
         recipe.changed(seed=seed, output=str(folder)).resolved()
         for seed, folder in zip(seeds, folders, strict=True)
@@ -134,7 +133,7 @@ def _jobs(
             f"{len(watchers)} watchers for {len(recipes)} replicas. Give one for each, or none."
         )
     jobs = [
-        Job(recipe, read_rows(recipe, loaded), folder, resume=resume and _begun(folder))
+        Job(recipe, read_rows(recipe, loaded), folder, resume=resume and begun(folder))
         for recipe, folder in zip(recipes, folders, strict=True)
     ]
     if watchers is None:
@@ -179,17 +178,3 @@ def _folders(
         if Path(name).name != name or name in ("", ".."):
             raise ConfigError(f'names: "{name}" cannot be the name of a folder. Choose another.')
     return [None] * count if output is None else [Path(output) / name for name in chosen]
-
-
-def _begun(folder: Path | None) -> bool:
-    return folder is not None and exists(folder / CHECKPOINT)
-
-
-def _check_resume(resume: bool, output: str | Path | None, folders: Sequence[Path | None]) -> None:
-    if resume and output is None:
-        raise ConfigError("resume needs the output folder of the run to go on with.")
-    if resume and not any(map(_begun, folders)):
-        raise ConfigError(
-            f"{output}: no replica has a checkpoint there to go on from. Name the output folder of "
-            "the run, or start without --resume (resume=True)."
-        )

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ptune.artifact import exists
 from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.errors import ConfigError
@@ -30,6 +29,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import default_epochs
 from ptune.training.cache import Encoded, encode_rows
 from ptune.training.checkpoint import SETS
+from ptune.training.earlier import PROMPT, check_resume, told_earlier
 from ptune.training.job import (
     identity_of,
     load_backbone,
@@ -114,7 +114,7 @@ def train_shared(
     recipes = {name: recipe.resolved() for name, recipe in recipes.items()}
     _check(recipes, temperature)
     folder = None if output is None else Path(output)
-    _check_resume(resume, folder)
+    check_resume(resume, folder)
     data = {name: read_rows(recipe, sources_of(recipe)) for name, recipe in recipes.items()}
     common = next(iter(recipes.values()))
     loaded = load_backbone(common) if backbone is None else backbone
@@ -127,7 +127,7 @@ def train_shared(
     sets = [_set(name, recipe, loaded, data[name]) for name, recipe in recipes.items()]
     _check_slots(sets)
     learner = _learner(sets, loaded, accelerator, folder, temperature, rank_one, watcher)
-    notes = learner.load() if resume else ()
+    notes = learner.load() if resume else told_earlier(folder, [*recipes, SHARED])
     return _run(sets, learner, loaded, accelerator, folder, notes)
 
 
@@ -163,14 +163,6 @@ def _check_common(recipes: Mapping[str, Recipe]) -> None:
                     f"{key} is {value} in {first} and {found} in {name}: sets that share a prompt "
                     f"are trained in one run. Give both the same {key}."
                 )
-
-
-def _check_resume(resume: bool, output: Path | None) -> None:
-    if resume and (output is None or not exists(output / CHECKPOINT)):
-        raise ConfigError(
-            f"{output}: there is no checkpoint to go on from. Name the output folder of the run, "
-            "or start without --resume (resume=True)."
-        )
 
 
 def _set(name: str, recipe: Recipe, backbone: Backbone, data: RunRows) -> _Set:
@@ -307,7 +299,7 @@ def _shared(first: _Set, learner: SharedLearner, backbone: Backbone) -> SoftProm
 
 
 def _write(whole: SharedResult, recipes: Mapping[str, Recipe], output: Path) -> None:
-    whole.shared.save(output / SHARED / "prompt")
+    whole.shared.save(output / SHARED / PROMPT)
     for name, result in whole.results.items():
-        result.prompt.save(output / name / "prompt")
+        result.prompt.save(output / name / PROMPT)
         write_scores(output / name, run_scores(recipes[name], result))

@@ -7,6 +7,7 @@ import pytest
 
 from ptune.cli.written import cells, labelled_writer, table, writer
 from ptune.data import load_rows
+from ptune.data.choices import with_choices
 from ptune.tasks import Prediction
 
 SOFT = SimpleNamespace(task="causal-lm", settings={"label_column": "label"})
@@ -30,6 +31,18 @@ def test_a_table_has_the_rows_with_their_answers(tmp_path, name, comma):
         {"text": 'late, "very"\nlate', "n": "3", "answer": "complaint", "probability": "0.75"},
         {"text": "thank you", "n": "", "answer": "none", "probability": "0.75"},
     ]
+
+
+@pytest.mark.parametrize("name", ["said.csv", "said.jsonl"])
+def test_what_a_template_reads_of_the_rows_is_not_written_beside_them(tmp_path, name):
+    given = {"label": "old", "body": "late", "text": "of a field's name", "choice1": "a"}
+    rows = load_rows([given | {"choice2": "b"}] * 2).with_fields({"text": "body"})
+    path = tmp_path / name
+    labelled_writer(path, SOFT, None, None)(said("a", "b"), with_choices(rows))
+    assert load_rows(path).columns == ("label", "body", "text", "choice1", "choice2")
+    assert [row["text"] for row in load_rows(path)] == ["of a field's name"] * 2
+    header, *_ = table(said("a", "b"), with_choices(rows), ",").splitlines()
+    assert header == "label,body,text,choice1,choice2,answer,probability"
 
 
 def test_a_column_of_that_name_is_kept():

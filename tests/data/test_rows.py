@@ -82,6 +82,16 @@ def test_two_fields_may_change_places(rows: Rows):
     assert swapped[1] == {"text": "1", "label": "b"}
 
 
+def test_rows_are_had_as_they_were_read_after_a_draw_too(rows: Rows):
+    fields = rows.with_fields({"text": "label", "title": "text"})
+    more = fields.extended([{"choice": ("a", "b")}] * 5, ["choice"])
+    assert more.columns == ("text", "label", "title", "choice")
+    assert rows.as_read is rows
+    drawn = more.take([3, 1]).as_read
+    assert (drawn.columns, list(drawn)) == (rows.columns, [rows[3], rows[1]])
+    assert drawn.where(0) == "train.csv, line 5"
+
+
 def test_rows_given_in_python_are_numbered_from_one():
     assert load_rows([{"a": 1}, {"a": 2}]).where(1) == "the given rows, row 2"
     rows = load_rows(({"a": 1},))

@@ -291,6 +291,8 @@ def test_a_new_run_in_the_folder_of_an_old_one_begins_a_new_log(tmp_path, backbo
     first, *others = log_of(tmp_path)
     said = f"{tmp_path}: an earlier run is replaced; resume would have gone on with it."
     assert (first["step"], first["note"]) == (0, said)
+    old = f"{tmp_path}/prompt is of an earlier run, until this one ends."
+    assert (others[0]["step"], others.pop(0)["note"]) == (0, old)
     assert [line["step"] for line in others] == [1, 2, 2]
 
 
