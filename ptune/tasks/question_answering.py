@@ -25,9 +25,9 @@ The text of an answer is cut out of the context by the characters of its tokens,
 A text that stands in the context several times counts once, where it is best.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -44,14 +44,13 @@ from ptune.layout import Layout
 from ptune.parts import Field, fault
 from ptune.spelling import Characters
 from ptune.tasks.options import TaskOptions
+from ptune.tasks.spans import Span, best_spans, once_each, position_in, tokens_of
 from ptune.tasks.task import Answer, Example, Prediction, Row, given
 from ptune.template import Template
 from ptune.values import place_of
 from ptune.windows import Window, Windowed, cut_windows
 
 CONTEXT = "context"
-# The start of a part of the context and its end, in characters.
-Span: TypeAlias = tuple[int, int]
 
 
 def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "QuestionAnswering":
@@ -231,8 +230,8 @@ class QuestionAnswering:
         first, *others = (self._sequence(window) for window in one.windows)
         positions: tuple[tuple[int, int], ...] = ()
         if answer is not None:
-            tokens = _tokens_of(_spans(answer), one, place)
-            positions = tuple(_position(tokens, window) for window in one.windows)
+            tokens = tokens_of(_spans(answer), one, place)
+            positions = tuple(position_in(tokens, window) for window in one.windows)
         target = Target(positions)
         if whole:
             firsts = tuple(window.first for window in one.windows)
@@ -295,7 +294,7 @@ class QuestionAnswering:
             ):
                 scores[span] = max(score, scores.get(span, score))
         null = min(float(window[0].sum()) for window in windows)
-        ranked = self._once(target.context, scores)
+        ranked = once_each(target.context, scores, self.n_best)
         if not ranked:  # no token of the context stands for a character that can be seen
             return SpanPrediction("")
         texts = [target.context[start:stop] for (start, stop), _ in ranked]
@@ -308,13 +307,6 @@ class QuestionAnswering:
         probabilities = dict(zip(texts, shares, strict=True))
         answer = "" if silent else texts[0]
         return SpanPrediction(answer, probabilities, text=texts[0], margin=margin)
-
-    def _once(self, context: str, scores: Mapping[Span, float]) -> list[tuple[Span, float]]:
-        """The n best parts, the best first, each text where it has its best score."""
-        best: dict[str, tuple[Span, float]] = {}
-        for span, score in sorted(scores.items(), key=lambda found: (-found[1], found[0])):
-            best.setdefault(context[slice(*span)], (span, score))
-        return list(best.values())[: self.n_best]
 
     def scores(
         self, predictions: Sequence[Prediction], examples: Sequence[Example]
@@ -330,34 +322,6 @@ class QuestionAnswering:
         return found
 
 
-def best_spans(
-    scores: Float[Tensor, "tokens 2"],
-    characters: Sequence[Characters],
-    longest: int,
-    count: int,
-) -> list[tuple[Span, float]]:
-    """The best parts of one window, in characters, with their scores.
-
-    All pairs are weighed: a band of `longest` ends for each start.
-
-    >>> best_spans(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), [(0, 5), (6, 8)], 2, 1)
-    [((0, 8), 3.0)]
-    """
-    tokens = len(scores)
-    there = torch.tensor([start < stop for start, stop in characters])
-    starts, ends = scores.masked_fill(~there[:, None], -torch.inf).unbind(dim=1)
-    width = min(longest, tokens)
-    band = functional.pad(ends, (0, width - 1), value=-torch.inf).unfold(0, width, 1)
-    flat = (starts[:, None] + band).flatten()
-    best = flat.topk(min(count, len(flat)))
-    found = []
-    for score, at in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        if score > -torch.inf:
-            start, more = divmod(at, width)
-            found.append(((characters[start][0], characters[start + more][1]), score))
-    return found
-
-
 def _by_window(
     read: Float[Tensor, "reads hidden"], examples: Sequence[Example], head: nn.Module | None
 ) -> tuple[Float[Tensor, "_ 2"], ...]:
@@ -366,37 +330,6 @@ def _by_window(
     lengths = [len(window.reads) for example in examples for window in example.sequences]
     scores: Tensor = head(read)
     return torch.split(scores, lengths)
-
-
-def _position(tokens: tuple[int, int] | None, window: Window) -> tuple[int, int]:
-    """Where the answer is among a window's reads; null where it is not whole."""
-    if tokens is None:
-        return 0, 0
-    start, end = tokens
-    if start < window.first or end >= window.first + window.count:
-        return 0, 0
-    return 1 + start - window.first, 1 + end - window.first
-
-
-def _tokens_of(
-    answers: Sequence[tuple[str, int]], one: Windowed, place: str
-) -> tuple[int, int] | None:
-    """The first and the last token of the first answer; None where there is no answer."""
-    if not answers:
-        return None
-    text, at = answers[0]
-    start, stop = at + len(text) - len(text.lstrip()), at + len(text.rstrip())
-    inside = [
-        token
-        for token, (first, end) in enumerate(one.characters)
-        if first < stop and end > start and first < end
-    ]
-    if not inside:
-        raise DataError(
-            f"{place}: the answer {text!r} has no token of the tokenizer, so it cannot be found. "
-            "Mend the answer, or leave the row out."
-        )
-    return inside[0], inside[-1]
 
 
 def _spans(answer: Any) -> tuple[tuple[str, int], ...]:

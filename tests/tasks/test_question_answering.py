@@ -11,7 +11,6 @@ from ptune.errors import ConfigError, DataError, TemplateError
 from ptune.evaluation import PromptedRows, measure_examples, predict_examples, read_together
 from ptune.tasks import TaskOptions, make_task
 from ptune.tasks.flat import FlatExamples
-from ptune.tasks.question_answering import best_spans
 from ptune.template import Template
 
 CLS, SEP = 2, 3
@@ -220,16 +219,6 @@ def test_the_answer_is_the_best_of_all_pairs_of_all_windows(backbone, seed, long
         whole = sum(map(math.exp, texts.values()))
         shares = {text: math.exp(score) / whole for text, score in texts.items()}
         assert prediction.probabilities == pytest.approx(shares, rel=1e-4)
-
-
-def test_no_part_begins_or_ends_at_a_token_without_characters():
-    scores = torch.tensor([[9.0, 9.0], [1.0, 0.0], [-0.5, 1.0], [9.0, 9.0]])
-    characters = [(0, 0), (1, 3), (4, 6), (6, 6)]
-    assert best_spans(scores, characters, 30, 9) == [
-        ((1, 6), 2.0),
-        ((1, 3), 1.0),
-        ((4, 6), 0.5),
-    ]
 
 
 def test_a_learned_answer_is_cut_out_of_the_context_letter_by_letter(backbone):
