@@ -102,6 +102,7 @@ class Task:
         fields: the columns that a row is made of.
         grid_seeds: splits on which learning rates of baselines are tried.
         chosen_on: rows that the best epoch is chosen on, where they are no part of `train`.
+        rates_of: method -> task whose grid chooses its rate, where one of its own takes too long.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Task:
     fields: tuple[str, ...] = ("text",)
     grid_seeds: int = 1
     chosen_on: str | None = None
+    rates_of: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str, data: Path | None) -> Rows:
         """The rows of a file: texts and label, the label in words."""
@@ -312,6 +314,7 @@ class Session:
     def _choose(self, task: Task, name: str) -> float:
         """The learning rate with the best held-out accuracy; of equals the lower held-out loss."""
         method = self.benchmark.methods[name]
+        task = self.benchmark.tasks[task.rates_of.get(name, task.name)]
         if len(method.grid) == 1:
             return method.grid[0]
         found: dict[float, tuple[float, float]] = {}
