@@ -20,7 +20,8 @@ from ptune.bench.measure import BenchResult, SideTimes
 from ptune.config import SettingRow
 from ptune.config.presets import Preset
 from ptune.errors import TrainingError
-from ptune.prompt import SoftPrompt, nearest_tokens
+from ptune.nearest import nearest_tokens
+from ptune.prompt import SoftPrompt
 from ptune.showcase import Outcome
 from ptune.tables import Line, across, console, named
 from ptune.tasks import Prediction

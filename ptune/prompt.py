@@ -15,8 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite, nan
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,15 +28,11 @@ from ptune import artifact
 from ptune.batch import PromptTensors
 from ptune.card import model_card
 from ptune.encoders import KeysValues
-from ptune.errors import ArtifactError, ConfigError
+from ptune.errors import ArtifactError
 
 FINGERPRINT = ("architecture", "weights", "tokenizer")
-# Rows of an embedding table compared at once: bounds the memory, 64 MB at width 1024.
-ROWS_AT_ONCE = 16_384
 
 _DEEP = re.compile(r"deep\.(\d+)\.(keys|values)")
-# Texts of a recipe, which may begin with a slash and yet be no path.
-_TEXTS = ("template", "init_text", "labels", "verbalizer")
 _KINDS: dict[str, type] = {
     "template": str,
     "task": str,
@@ -240,7 +235,7 @@ class SoftPrompt:
         values = {key: document[key] for key in _KINDS} | {"license": document.get("license")}
         values["prior"] = _prior(name, document.get("prior", {}))
         values["labels"] = tuple(document["labels"])
-        values["scores"] = _with_nan(document["scores"])
+        values["scores"] = artifact.with_nan(document["scores"])
         try:
             prompt = cls(**values, **_parts(tensors))
             prompt._check_weights(document.get("backbone_trained"))
@@ -278,12 +273,12 @@ class SoftPrompt:
         document: dict[str, Any] = {key: getattr(self, key) for key in _KINDS}
         document["labels"] = list(self.labels)
         document["verbalizer"] = {label: list(words) for label, words in self.verbalizer.items()}
-        document["backbone"] = _model_name(self.backbone)
+        document["backbone"] = artifact.model_name(self.backbone)
         document["fingerprint"] = dict(self.fingerprint)
-        document["settings"] = _portable(self.settings)
+        document["settings"] = artifact.portable(self.settings)
         if "backbone" in self.settings:
-            document["settings"]["backbone"] = _model_name(str(self.settings["backbone"]))
-        document["scores"] = _without_nan(self.scores)
+            document["settings"]["backbone"] = artifact.model_name(str(self.settings["backbone"]))
+        document["scores"] = artifact.without_nan(self.scores)
         if self.prior:
             document["prior"] = dict(self.prior)
         if self.backbone_weights:
@@ -319,9 +314,8 @@ def _prior(name: str, found: Any) -> dict[str, float]:
     if isinstance(found, dict) and all(isinstance(one, float) for one in found.values()):
         return found
     raise ArtifactError(
-        f'{name}: the "prior" of its document is not one number for each label: it was '
-        "not written by "
-        "ptune. Ask who made it."
+        f'{name}: the "prior" of its document is not one number for each label: it was not written '
+        "by ptune. Ask who made it."
     )
 
 
@@ -355,75 +349,3 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     pairs = {site: KeysValues(pair["keys"], pair["values"]) for site, pair in sorted(deep.items())}
     vectors = tensors.get("vectors")
     return {"vectors": vectors, "deep": pairs, "head": head, "backbone_weights": weights}
-
-
-def _portable(value: Any) -> Any:
-    """Make plain JSON of a setting, and take the user's folders out of it."""
-    if isinstance(value, Mapping):
-        return {str(k): v if k in _TEXTS else _portable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_portable(item) for item in value]
-    return _short(str(value)) if isinstance(value, str | Path) else value
-
-
-def _short(text: str) -> str:
-    """Keep the name alone of a path that would tell where the user's files lie."""
-    absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
-    if absolute or text.startswith(("~", "file:")):
-        return f"./{PureWindowsPath(text).name}"  # splits at both kinds of slash
-    return text
-
-
-def _model_name(name: str) -> str:
-    """A backbone's name such that no folder is taken for a model of the hub."""
-    short = _short(name)
-    is_folder = short == name and not name.startswith(".") and Path(name).is_dir()
-    return f"./{name}" if is_folder else short
-
-
-def _without_nan(scores: Any) -> Any:
-    """JSON has no word for a number that is undefined (a correlation of constants): null."""
-    if isinstance(scores, Mapping):
-        return {str(name): _without_nan(score) for name, score in scores.items()}
-    return None if isinstance(scores, float) and not isfinite(scores) else scores
-
-
-def _with_nan(scores: Any) -> Any:
-    if isinstance(scores, Mapping):
-        return {name: _with_nan(score) for name, score in scores.items()}
-    return nan if scores is None else scores
-
-
-def nearest_tokens(
-    vectors: Float[Tensor, "slots width"], table: Float[Tensor, "vocab width"], k: int
-) -> list[list[tuple[int, float]]]:
-    """For each virtual token the `k` tokens nearest by cosine, `v . e / (|v| |e|)`.
-
-    Args:
-        table: the backbone's input embeddings.
-        k: how many; all where the table has fewer.
-    Returns:
-        A list for each slot: (token id, cosine), the nearest first.
-    Raises:
-        ConfigError: `k` is below 1, or the widths differ.
-
-    >>> nearest_tokens(torch.tensor([[0.0, 2.0]]), torch.eye(2), k=2)
-    [[(1, 1.0), (0, 0.0)]]
-    """
-    if k < 1:
-        raise ConfigError(f"k = {k}: ask for at least 1 token.")
-    if vectors.shape[1] != table.shape[1]:
-        raise ConfigError(
-            f"The prompt's vectors have {vectors.shape[1]} numbers and the tokens "
-            f"{table.shape[1]}. Give the embeddings of the backbone that the prompt was made for."
-        )
-    unit = torch.nn.functional.normalize(vectors.detach().float(), dim=1)
-    cosines = torch.cat(
-        [
-            torch.nn.functional.normalize(rows.detach().float(), dim=1) @ unit.to(rows.device).T
-            for rows in torch.split(table, ROWS_AT_ONCE)
-        ]
-    )
-    best = cosines.topk(min(k, len(table)), dim=0)
-    ids, scores = best.indices.T.tolist(), best.values.T.tolist()
-    return [list(zip(*pair, strict=True)) for pair in zip(ids, scores, strict=True)]

@@ -7,6 +7,7 @@
 
     contents.py   tensors and a document -> bytes, and back     start here
     folder.py     bytes -> a folder, atomically, and back
+    plain.py      what of a document may leave the user's machine
     hub.py        a folder -> the Hugging Face hub, and back
 
 What the tensors mean is the business of `ptune.prompt`.
@@ -23,6 +24,7 @@ from ptune.artifact.contents import (
 )
 from ptune.artifact.folder import exists, read_folder, write_files, write_folder
 from ptune.artifact.hub import fetch, pull, push
+from ptune.artifact.plain import model_name, portable, with_nan, without_nan
 
 __all__ = [
     "DOCUMENT",
@@ -33,10 +35,14 @@ __all__ = [
     "fetch",
     "few",
     "first_line",
+    "model_name",
+    "portable",
     "pull",
     "push",
     "read_folder",
     "to_files",
+    "with_nan",
+    "without_nan",
     "write_files",
     "write_folder",
 ]
