@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 
+import ptune
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors
 from ptune.errors import ConfigError, DataError, TemplateError
@@ -371,3 +372,33 @@ def test_an_answer_that_no_token_stands_for_is_refused(backbone):
     row = {"question": "one ?", "context": "one  two"}
     with pytest.raises(DataError, match="row 1: the answer ' ' has no token of the tokenizer"):
         task_of(backbone).training_examples([row], [((" ", 3),)])
+
+
+# --- learned --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_prompt_learns_the_answers_and_which_questions_have_none(kind):
+    """Each question stands with a context that answers it and with one that does not."""
+    place, number, film = "where is my parcel ?", "one ?", "is the film good ?"
+    story, count = "my parcel is late . the film is good", "one two three four"
+    asked = [(place, story, "late"), (film, story, "good"), (number, count, "two three")]
+    asked += [(place, count, None), (film, count, None), (number, story, None)]
+    rows = [
+        {
+            "question": question,
+            "context": context,
+            "answers": {
+                "text": [] if text is None else [text],
+                "answer_start": [] if text is None else [context.index(text)],
+            },
+        }
+        for question, context, text in asked
+    ]
+    backbone = encoder() if kind == "bert" else tiny.backbone("llama")
+    settings = {"task": "question-answering", "method": "p-tuning-v2", "no_answer": 0.0}
+    settings |= {"prompt_length": 8, "validation_share": 0, "epochs": 60, "batch_size": 6}
+    result = ptune.train(backbone, rows, test=rows, **settings)
+    said = ptune.predict(backbone, result.prompt, rows)
+    assert [one.answer for one in said] == [text or "" for _, _, text in asked]
+    assert result.scores["test"]["exact_match"] == 1.0
