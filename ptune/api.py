@@ -120,8 +120,8 @@ def _check_head(prompt: SoftPrompt, head: nn.Module) -> None:
     if not prompt.head:
         raise ArtifactError(
             "The prompt has no head, which its task needs: it is a start for others, as `ptune "
-            "share` leaves one. Train with init: prompt:FOLDER, or use the prompt of one of the "
-            "sets."
+            "share` leaves one. Train with init: FOLDER (its path, with a / in it), or use the "
+            "prompt of one of the sets."
         )
     for name, weight in head.state_dict().items():
         found = prompt.head.get(name)

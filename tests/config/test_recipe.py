@@ -100,7 +100,7 @@ def test_a_number_outside_its_range_says_what_is_allowed(value: object, shown: s
     assert refusal(lr=value) == (
         f"lr = {shown} is not allowed. Allowed: a number from 1e-08 to 100.0, or null. "
         "Meaning: Largest AdamW step size of the prompt, in units of the backbone's own; "
-        "null: by method."
+        "null: 0.3, of p-tuning-v2 0.06."
     )
 
 

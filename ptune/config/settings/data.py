@@ -75,7 +75,10 @@ class DataSettings(BaseModel):
     )
     max_rows: int | None = _setting(None, "Train on at most so many rows, drawn by seed.", low=1)
     max_tokens: int = _setting(
-        512, "Longest row in tokens; fields are cut to fit, and never beyond the backbone.", low=8
+        512,
+        "Longest row in tokens, its virtual tokens and label included, and never more than the "
+        "backbone takes; of a longer one the fields are cut.",
+        low=8,
     )
     cache: str = _setting(
         "auto",

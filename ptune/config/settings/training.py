@@ -53,7 +53,8 @@ class TrainingSettings(BaseModel):
     accumulation: int = _setting(1, "Batches whose gradients are added up for one step.", low=1)
     lr: float | None = _setting(
         None,
-        "Largest AdamW step size of the prompt, in units of the backbone's own; null: by method.",
+        "Largest AdamW step size of the prompt, in units of the backbone's own; null: 0.3, of "
+        "p-tuning-v2 0.06.",
         low=1e-8,
         high=100.0,
     )
