@@ -90,6 +90,7 @@ def make_ready(backbone: backbones.Backbone, prompt: SoftPrompt, *, force: bool 
     backbone = _with_its_weights(backbone, prompt, force=force)
     settings: Mapping[str, Any] = prompt.settings
     own = {
+        "metric": None,  # was wanted in training; what scores by it may not be installed here
         "verbalizer": prompt.verbalizer,
         "prior": [prompt.prior[label] for label in prompt.labels if prompt.prior],
     }

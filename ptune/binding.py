@@ -46,6 +46,7 @@ class Answer:
 
     lead: str
     opens: bool
+    segment: int
 
 
 Piece: TypeAlias = Fixed | Value | Answer
@@ -125,7 +126,7 @@ class Binding:
                 words = part.name == self._words
                 self.pieces.append(Value(part, lead, opens, self._segment, words))
             case Label():
-                self.pieces.append(Answer(*self._spell_before()))
+                self.pieces.append(Answer(*self._spell_before(), self._segment))
 
     def _take_mask(self, part: Mask) -> None:
         if self.mask_id is None:
@@ -143,7 +144,7 @@ class Binding:
         bare = self._text.rstrip(" \t")
         texts = [self._spell(text + self.mask_token, self._opens) for text in (self._text, bare)]
         lead = " " if bare != self._text and texts[0] == texts[1] else ""
-        return Answer(lead, self._opens and not self._text)
+        return Answer(lead, self._opens and not self._text, self._segment)
 
     def _fix(self, ids: Ids, masks: tuple[int, ...] = ()) -> None:
         self.pieces.append(Fixed(Span(ids, (self._segment,) * len(ids)), masks))

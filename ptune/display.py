@@ -142,8 +142,8 @@ def show_replicas(
     """A table a split: a line a replica, and the mean of all with its deviation."""
     trained = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Result)}
     for split, row in spread(results).items():
-        scored = {name: one.scores[split] for name, one in trained.items()}
-        each = [(n, [_score(score, own[score]) for score in row]) for n, own in scored.items()]
+        scored = {name: one.scores.get(split, {}) for name, one in trained.items()}
+        each = [(n, [_score(score, own.get(score)) for score in row]) for n, own in scored.items()]
         console.print(across(split, list(row), each, _spread_lines(row)))
     for name, result in zip(names, results, strict=True):
         if isinstance(result, TrainingError):
@@ -164,10 +164,13 @@ def _spread_lines(row: Mapping[str, Mapping[str, Any]]) -> list[Line]:
         for word in ("mean", "deviation")
     ]
     ends = {score: both["interval"] for score, both in row.items()}
-    if all(ends.values()):
-        shown = [f"{_score(s, low)} .. {_score(s, high)}" for s, (low, high) in ends.items()]
-        lines.append(("95 % interval", shown))
+    if any(ends.values()):
+        lines.append(("95 % interval", [_interval(score, own) for score, own in ends.items()]))
     return lines
+
+
+def _interval(score: str, ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else " .. ".join(_score(score, end) for end in ends)
 
 
 def show_shared(result: SharedResult, output: Path) -> None:
@@ -366,5 +369,7 @@ def show_settings(rows: Sequence[SettingRow]) -> None:
     console.print(table)
 
 
-def _score(name: str, value: float) -> str:
+def _score(name: str, value: float | None) -> str:
+    if value is None:  # a run whose rows have no such score
+        return "-"
     return f"{100 * value:.1f} %" if name in SHARES else f"{value:.4g}"

@@ -44,6 +44,7 @@ class Rendered:
         words: of the field of words, offset of each word's first token; -1 where the word did not
             fit, or is written without a token.
         fields: offsets at which the fields begin, in their order in the template.
+        label_type: the segment of the label.
     """
 
     ids: Ids
@@ -54,6 +55,7 @@ class Rendered:
     cut: int
     words: tuple[int, ...] = ()
     fields: tuple[int, ...] = ()
+    label_type: int = 0
 
 
 class Layout:
@@ -99,8 +101,11 @@ class Layout:
         """
         return self.answer_ids([word])[0]
 
-    def answer_ids(self, words: Sequence[str]) -> list[Ids]:
+    def answer_ids(self, words: Sequence[str], *, plain: bool = False) -> list[Ids]:
         """Return the ids of several words or texts, which is faster than one by one.
+
+        Args:
+            plain: a name of a special token in a text is not that token: of texts of rows.
 
         Raises:
             TemplateError: the template has no place for them, or one of them has no token.
@@ -111,7 +116,7 @@ class Layout:
                 "Write {label} where it stands."
             )
         texts = [self._answer.lead + word for word in words]
-        spelled = self._speller.spell(texts, opens=self._answer.opens)
+        spelled = self._speller.spell(texts, opens=self._answer.opens, plain=plain)
         for word, ids in zip(words, spelled, strict=True):
             if not word.strip() or not ids:
                 raise TemplateError(
@@ -150,6 +155,11 @@ class Layout:
     def fields(self) -> tuple[str, ...]:
         """The names of the fields, in their order in the template."""
         return tuple(place.field.name for place in self._values)
+
+    @property
+    def limits(self) -> tuple[int | None, ...]:
+        """How many tokens of each of the `fields` the template takes at most."""
+        return tuple(place.field.limit for place in self._values)
 
     def values(self, rows: Sequence[Mapping[str, object]]) -> list[tuple[Spelled, ...]]:
         """Return each row's `fields` as ids, not cut. Raises: as `render`."""
@@ -198,7 +208,7 @@ class Layout:
         types: list[int] = []
         masks: list[int] = []
         words: tuple[int, ...] = ()
-        label_at = None
+        label_at, label_type = None, 0
         for piece in self._pieces:
             match piece:
                 case Fixed():
@@ -212,9 +222,9 @@ class Layout:
                     ids += value.ids
                     types += [piece.segment] * len(value.ids)
                 case Answer():
-                    label_at = len(ids)
+                    label_at, label_type = len(ids), piece.segment
         made = tuple(ids), tuple(types), self.shared, label_at, tuple(masks), cut, words
-        return Rendered(*made, tuple(fields))
+        return Rendered(*made, tuple(fields), label_type)
 
     def _count_room(self, max_tokens: int, label_words: Sequence[str]) -> int:
         """Return what is left for the fields."""

@@ -107,6 +107,20 @@ class Template:
         """The `{mask}` and `{mask*n}` of the template, in order."""
         return tuple(part for part in self.parts if isinstance(part, Mask))
 
+    @property
+    def without_virtual(self) -> str:
+        """The text of the template without its virtual tokens.
+
+        >>> Template.parse("{soft:20}Tweet : {text} {soft:2}Label : {label}").without_virtual
+        'Tweet : {text} Label : {label}'
+        """
+        stops = [*(part.at for part in self.parts[1:]), len(self.source)]
+        return "".join(
+            self.source[part.at : stop]
+            for part, stop in zip(self.parts, stops, strict=True)
+            if not isinstance(part, Soft)
+        )
+
     def check(self, columns: Sequence[str]) -> None:
         """Refuse a template that has a field which the rows do not have.
 

@@ -47,11 +47,13 @@ class Windowed:
         windows: in the order of the text; neighbours overlap.
         characters: of each token of the field, where it stands in `text`.
         text: of the field, as the row has it.
+        cut: tokens of other fields that are beyond the limits of the template.
     """
 
     windows: tuple[Window, ...]
     characters: tuple[Characters, ...]
     text: str
+    cut: int = 0
 
 
 def cut_windows(
@@ -60,7 +62,8 @@ def cut_windows(
     """Lay rows out, each in as many windows as its longest field needs.
 
     Args:
-        name: of the field that is cut into windows; it stands once in the template.
+        name: of the field that is cut into windows; it stands once in the template, and has no
+            limit there.
         stride: tokens of it that a window shares with the next one.
     Raises:
         ConfigError: the tokenizer does not know the characters of its tokens.
@@ -72,14 +75,15 @@ def cut_windows(
     for index, (spelled, (characters, text)) in enumerate(
         zip(layout.values(rows), located, strict=True)
     ):
-        values = tuple(one.ids for one in spelled)
+        values = tuple(one.ids[:most] for one, most in zip(spelled, layout.limits, strict=True))
+        cut = sum(len(one.ids) for one in spelled) - sum(map(len, values))
         _refuse_empty(layout, rows, index, values)
         room = _room(layout, rows, index, values, field, stride)
         windows = tuple(
             _window(layout, values, field, first, room)
             for first in window_starts(len(values[field]), room, stride)
         )
-        made.append(Windowed(windows, characters, text))
+        made.append(Windowed(windows, characters, text, cut))
     return made
 
 

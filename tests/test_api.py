@@ -175,3 +175,12 @@ def test_predicting_leaves_the_backbone_as_it_was(backbone, prompts):
     assert not any("_ptune" in module.__dict__ for module in backbone.model.modules())
     assert DEEP["method"] == prompts["deep"].settings["method"]
     assert HEAD["task"] == prompts["head"].task
+
+
+def test_a_prompt_that_was_chosen_by_a_score_is_used_where_its_package_is_not_installed(
+    backbone, monkeypatch
+):
+    settings = TABLE | {"answer": "text", "metric": "bleu", "loss": "vocabulary", "max_steps": 1}
+    prompt = train(backbone, settings | {"max_new_tokens": 2}, validation=ROWS[:2]).prompt
+    monkeypatch.setattr("ptune.texts.find_spec", lambda name: None)
+    assert len(ptune.predict(backbone, prompt, ROWS[:2])) == 2

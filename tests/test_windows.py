@@ -129,6 +129,18 @@ def test_every_window_is_the_row_with_a_piece_of_its_context(kind):
         )
 
 
+def test_another_field_is_cut_to_its_limit_and_that_is_counted():
+    template = "{question:.3}{sep}{context}"
+    rows = [{"question": "dull " * 9, "context": "It was so dull"}]
+    (limited,) = cut_windows(bind(template, "wordpiece", 2000), rows, "context", 4)
+    rows = [{"question": "dull " * 3, "context": "It was so dull"}]
+    (short,) = cut_windows(bind(template, "wordpiece", 2000), rows, "context", 4)
+    assert limited.windows == short.windows
+    assert short.cut == 0
+    spelled = bind(template, "wordpiece", 2000).values([{"question": "dull " * 9, "context": "a"}])
+    assert limited.cut == len(spelled[0][0].ids) - 3 > 0
+
+
 def test_the_second_text_has_its_own_segment():
     (window,) = cut("wordpiece", "It was so dull").windows
     types = window.rendered.types

@@ -12,6 +12,7 @@ Knows no template, no tokenizer and no tensor. `datasets` is imported for the hu
 from ptune.data.choices import with_choices
 from ptune.data.draw import (
     Split,
+    draw_groups,
     draw_rows,
     few_shot,
     few_shot_split,
@@ -44,6 +45,7 @@ __all__ = [
     "check_known",
     "check_labels",
     "check_tags",
+    "draw_groups",
     "draw_rows",
     "few_shot",
     "few_shot_split",

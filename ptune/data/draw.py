@@ -96,10 +96,7 @@ def split_groups(rows: Rows, share: float, seed: int, column: str) -> Split:
     """
     if not 0 < share < 1:
         raise ConfigError(f"validation_share = {share} is not between 0 and 1, both excluded.")
-    groups: dict[object, list[int]] = {}
-    for index, value in enumerate(rows.column(column)):
-        groups.setdefault(value, []).append(index)
-    members = list(groups.values())
+    members = _together(rows, column)
     wanted = max(1, math.floor(Fraction(str(share)) * len(rows) + Fraction(1, 2)))
     held: set[int] = set()
     for group in _drawn(range(len(members)), seed, "split"):
@@ -157,6 +154,37 @@ def few_shot_split(rows: Rows, per_label: int, seed: int, label: str) -> Split:
 def draw_rows(rows: Rows, count: int, seed: int) -> Rows:
     """Draw at most `count` rows; a larger draw holds the smaller one."""
     return rows.take(sorted(_drawn(range(len(rows)), seed, "draw")[:count]))
+
+
+def draw_groups(rows: Rows, count: int, seed: int, column: str) -> Rows:
+    """Draw whole groups, of at most `count` rows in all; a larger draw holds the smaller one.
+
+    Args:
+        column: rows with an equal value here are a group.
+
+    Raises:
+        DataError: the first group that is drawn has more rows.
+    """
+    members = _together(rows, column)
+    drawn: list[int] = []
+    for group in _drawn(range(len(members)), seed, "draw"):
+        if len(drawn) + len(members[group]) > count:
+            break
+        drawn += members[group]
+    if not drawn:
+        raise DataError(
+            f"{rows.source}: max_rows = {count} is less than the rows of one {column}, which are "
+            "drawn together. Set more, or leave it out."
+        )
+    return rows.take(sorted(drawn))
+
+
+def _together(rows: Rows, column: str) -> list[list[int]]:
+    """The rows of each value of a column, in the order of the rows."""
+    groups: dict[object, list[int]] = {}
+    for index, value in enumerate(rows.column(column)):
+        groups.setdefault(value, []).append(index)
+    return list(groups.values())
 
 
 def _groups(rows: Rows, label: str | None) -> dict[str, list[int]]:

@@ -231,7 +231,8 @@ class CausalLM:
                 self._words[self.answers.label_of.index(self._index(answer))] for answer in answers
             ]
         close = () if self.end is None else (self.end,)
-        return [(*ids, *close) for ids in self.layout.answer_ids([str(a) for a in answers])]
+        texts = self.layout.answer_ids([str(answer) for answer in answers], plain=True)
+        return [(*ids, *close) for ids in texts]
 
     def _sequence(
         self, one: Rendered, *, branches: tuple[Branch, ...] = (), answer: tuple[int, ...] = ()
@@ -244,8 +245,7 @@ class CausalLM:
             ids=ids,
             reads=tuple(range(last, last + max(1, len(answer)))),
             shared=min(one.shared, one.label_at),
-            types=one.types[: one.label_at]
-            + one.types[one.label_at - 1 : one.label_at] * len(answer[:-1]),
+            types=one.types[: one.label_at] + (one.label_type,) * len(answer[:-1]),
             branches=branches,
         )
 

@@ -105,7 +105,7 @@ class MaskedText:
         ]
 
     def _ids(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[tuple[int, ...]]:
-        said = self.layout.answer_ids([str(answer) for answer in answers])
+        said = self.layout.answer_ids([str(answer) for answer in answers], plain=True)
         for at, ids in enumerate(said):
             if len(ids) > self.room:
                 raise DataError(

@@ -39,7 +39,7 @@ from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TemplateError
 from ptune.heads import ClassificationHead, HeadForm
 from ptune.layout import Layout
-from ptune.parts import Field, Label
+from ptune.parts import Field, Label, fault
 from ptune.tasks.choosing import FIELD, Encoded, MultipleChoice
 from ptune.tasks.options import Pooling, TaskOptions
 from ptune.tasks.sequence_classification import pooled_sequence, pooled_states, pooling_of
@@ -67,6 +67,7 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Multi
         form, dropout = options.head_form, options.head_dropout
         return ByHead(layout, pooling, dropout=dropout, form=form, margin=margin)
     mean = options.choose_by == "words-mean"
+    _refuse_limit(template, options)
     room = min(MOST_CHOICE_TOKENS, limit // 4)
     # The place of the choice is one that the layout leaves open.
     parts = tuple(Label(p.at) if _is_choice(p) else p for p in template.parts)
@@ -86,6 +87,16 @@ def bind(template: Template, backbone: Backbone, options: TaskOptions) -> "Multi
         )
     end = backbone.tokenizer.eos_token_id
     return ByWords(layout, mean=mean, room=room, end=end, margin=margin)
+
+
+def _refuse_limit(template: Template, options: TaskOptions) -> None:
+    for part in template.parts:
+        if isinstance(part, Field) and _is_choice(part) and part.limit is not None:
+            reason = (
+                f"{part}: choose_by = {options.choose_by} scores a choice by its words, and a "
+                "limit would leave some out. Write {choice}."
+            )
+            raise fault(template.source, part.at, reason)
 
 
 def _no_words(backbone: Backbone, options: TaskOptions, found: str) -> ConfigError:

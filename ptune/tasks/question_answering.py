@@ -237,7 +237,7 @@ class QuestionAnswering:
             firsts = tuple(window.first for window in one.windows)
             target = Target(positions, firsts, one.characters, one.text)
         texts = None if answer is None else tuple(text for text, _ in _spans(answer))
-        return Example(first, target, texts, others=tuple(others))
+        return Example(first, target, texts, one.cut, tuple(others))
 
     def _sequence(self, window: Window) -> TokenSequence:
         """A window with what is read of it: null first, then the tokens of the context."""

@@ -130,9 +130,9 @@ class TwoSided(Layout):
         self.texts += tuple((range(b.start + first, b.stop + first), ids) for b, ids in behind)
         self.slots += self.decoder.slots
 
-    def answer_ids(self, words: Sequence[str]) -> list[Ids]:
+    def answer_ids(self, words: Sequence[str], *, plain: bool = False) -> list[Ids]:
         """The ids of answers as the decoder's template spells them."""
-        return self.decoder.answer_ids(words)
+        return self.decoder.answer_ids(words, plain=plain)
 
     @property
     def key(self) -> str:

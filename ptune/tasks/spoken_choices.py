@@ -50,7 +50,7 @@ class _Spoken(MultipleChoice):
                     "fields are empty. Put some words before {choice} in the template, or leave "
                     "the row out."
                 )
-            whole = self._closed(self.layout.answer_ids(texts))
+            whole = self._closed(self.layout.answer_ids(texts, plain=True))
             kept = [ids[: self.room] for ids in whole]
             cut = sum(map(len, whole)) - sum(map(len, kept))
             if len(set(kept)) < len(kept):
@@ -151,13 +151,12 @@ class ByMasks(_Spoken):
     def _laid_out(self, one: Rendered, choices: Sequence[Ids]) -> Iterator[TokenSequence]:
         at = one.label_at
         assert at is not None
-        kind = one.types[at - 1 : at] or one.types[:1]
         for ids in choices:
             yield TokenSequence(
                 ids=(*one.ids[:at], *(self.mask,) * len(ids), *one.ids[at:]),
                 reads=tuple(range(at, at + len(ids))),
                 shared=min(one.shared, at),
-                types=(*one.types[:at], *kind * len(ids), *one.types[at:]),
+                types=(*one.types[:at], *(one.label_type,) * len(ids), *one.types[at:]),
             )
 
     def _scores(

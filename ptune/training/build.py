@@ -76,12 +76,24 @@ def build_prompt(
 
 
 def _start_head(head: nn.Module | None, start: Start, recipe: Recipe, task: Task) -> None:
-    """A prompt to start from gives its head, too, where that answers the same question."""
+    """A prompt to start from gives its head, too, where that answers the same question.
+
+    Raises:
+        ConfigError: that head has another form.
+    """
     given = start.prompt
-    if head is None or given is None:
+    if head is None or given is None or not given.head:
         return
-    if given.head and given.task == recipe.task and given.labels == task.labels:
-        head.load_state_dict(dict(given.head))
+    if given.task != recipe.task or given.labels != task.labels:
+        return
+    shapes = {name: weight.shape for name, weight in head.state_dict().items()}
+    if {name: weight.shape for name, weight in given.head.items()} != shapes:
+        form = given.settings.get("head_form", "another one")
+        raise ConfigError(
+            f"head_form = {recipe.head_form}: the prompt to start from answers the same question "
+            f"with a head of another form ({form}). Give both the same head_form."
+        )
+    head.load_state_dict(dict(given.head))
 
 
 def _refuse_unseen(recipe: Recipe, backbone: Backbone, template: Template, layout: Layout) -> None:
@@ -112,8 +124,9 @@ def _shallow(
             initial_vectors(backbone, start, slots, generator),
             backbone.embedding_scale,
         )
-        for block, ids in layout.texts:  # a text in the template goes before init
-            initial[block.start : block.stop] = backbone.embed(ids).cpu()
+        if start.kind != "prompt":  # a text in the template goes before any other start
+            for block, ids in layout.texts:
+                initial[block.start : block.stop] = backbone.embed(ids).cpu()
     if recipe.encoder == "lstm":
         return LSTMEncoder(
             slots,

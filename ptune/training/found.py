@@ -115,7 +115,8 @@ def _require_all(labels: Sequence[str], known: set[int], recipe: Recipe) -> None
 def _plain_task(recipe: Recipe, template: Template, backbone: Backbone) -> Task:
     """The task without its prompt: free text in the place of the answer."""
     parts = tuple(part for part in template.parts if not isinstance(part, Soft))
-    options = TaskOptions(max_tokens=recipe.max_tokens)
+    decoder = Template.parse(recipe.decoder_template).without_virtual
+    options = TaskOptions(max_tokens=recipe.max_tokens, decoder_template=decoder)
     return make_task(recipe.task, Template(template.source, parts), backbone, options)
 
 

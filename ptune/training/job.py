@@ -29,7 +29,7 @@ from ptune.training.found import with_found_words
 from ptune.training.learner import Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
-from ptune.training.prior import calibrate, prior_of
+from ptune.training.prior import calibrate, check_calibration, prior_of
 from ptune.training.remember import Batches, Remembered, remember
 from ptune.training.report import Report, Watcher
 from ptune.training.result import Result as Result
@@ -235,6 +235,7 @@ class _Made:
 def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     recipe, data, main = job.recipe, job.data, accelerator.is_main_process
     task, prompt = task_and_prompt(recipe, backbone, data)
+    check_calibration(task, kind=recipe.calibration, fields=data.template.fields)
     training, validation, testing, notes, used = encode_rows(recipe, backbone, task, data)
     learner = Learner(
         task,

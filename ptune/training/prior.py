@@ -9,6 +9,7 @@ Which prompt is kept was decided without it. See `ptune.tasks.calibration` for t
 from collections.abc import Sequence
 from typing import assert_never
 
+from ptune.errors import ConfigError, DataError
 from ptune.tasks import Example, Task
 from ptune.tasks.answers import TellsLabels
 from ptune.tasks.calibration import CONTENT_FREE, Calibration, batch, contextual
@@ -27,7 +28,7 @@ def calibrate(loop: Loop, learner: Learner, *, kind: Calibration, fields: Sequen
     answers = learner.task.answers
     match kind:
         case "contextual":
-            answers.prior = contextual(_shares(loop, learner, _content_free(learner, fields)))
+            answers.prior = contextual(_shares(loop, learner, _content_free(learner.task, fields)))
         case "batch":
             answers.prior = batch(_shares(loop, learner, learner.validation))
         case _:
@@ -35,10 +36,28 @@ def calibrate(loop: Loop, learner: Learner, *, kind: Calibration, fields: Sequen
     return True
 
 
-def _content_free(learner: Learner, fields: Sequence[str]) -> list[Example]:
+def check_calibration(task: Task, *, kind: Calibration, fields: Sequence[str]) -> None:
+    """Refuse before a run what `calibrate` could not measure after it.
+
+    Raises:
+        ConfigError: a row without content leaves the model nothing to read.
+    """
+    if kind != "contextual" or not isinstance(task, TellsLabels):
+        return
+    try:
+        _content_free(task, fields)
+    except DataError:
+        raise ConfigError(
+            "calibration = contextual asks the model about rows without content, and of an empty "
+            f'one nothing stands before the answer in the template "{task.layout.source}". Put '
+            "some words before the answer, or set calibration: batch."
+        ) from None
+
+
+def _content_free(task: Task, fields: Sequence[str]) -> list[Example]:
     rows = [dict.fromkeys(fields, text) for text in CONTENT_FREE]
     # They have no label; one is named because rows are measured with one.
-    return learner.task.examples(rows, [learner.task.labels[0]] * len(rows))
+    return task.examples(rows, [task.labels[0]] * len(rows))
 
 
 def _shares(loop: Loop, learner: Learner, examples: Sequence[Example]) -> list[list[float]]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ptune.config import Recipe, kind_of
@@ -22,6 +23,7 @@ from ptune.data import (
     check_known,
     check_labels,
     check_tags,
+    draw_groups,
     draw_rows,
     few_shot,
     few_shot_split,
@@ -193,21 +195,38 @@ def _drawn(
 ) -> tuple[Rows, Rows | None, tuple[str, ...]]:
     """The rows to train on, those held out, and what is to be said of them."""
     seed, column = recipe.seed, recipe.label_column
+    together = "context" if _kind(recipe) == "question-answering" else recipe.group_column
+    if together is not None:
+        _check_together(recipe, rows, together)
     if recipe.few_shot is not None and hold_out:
+        if together is not None:
+            raise ConfigError(
+                f"few_shot = {recipe.few_shot} draws single rows, to train on and to hold out, and "
+                f"{together} says which rows are judged together. Set max_rows instead, or name a "
+                "validation file."
+            )
         return few_shot_split(rows, recipe.few_shot, seed, column)
     if recipe.few_shot is not None:
         return few_shot(rows, recipe.few_shot, seed, column), None, ()
     if recipe.max_rows is not None and recipe.max_rows < len(rows):
-        rows = draw_rows(rows, recipe.max_rows, seed)
+        # Questions of one context are judged one by one; rows of one group together.
+        whole = recipe.group_column
+        drawn = draw_rows if whole is None else partial(draw_groups, column=whole)
+        rows = drawn(rows, recipe.max_rows, seed)
     if not hold_out:
         return rows, None, ()
-    if _kind(recipe) == "question-answering":
-        return split_groups(rows, recipe.validation_share, seed, "context")
-    if recipe.group_column is not None:
-        _check_marked(recipe, rows)
-        return split_groups(rows, recipe.validation_share, seed, recipe.group_column)
+    if together is not None:
+        return split_groups(rows, recipe.validation_share, seed, together)
     labelled = _kind(recipe) == "single-label" and _has_labels(recipe)
     return split_rows(rows, recipe.validation_share, seed, column if labelled else None)
+
+
+def _check_together(recipe: Recipe, rows: Rows, column: str) -> None:
+    """Refuse rows whose value here is no text, by which they could be put together."""
+    if column == recipe.group_column:
+        _check_marked(recipe, rows)
+    else:
+        check_texts(rows, [column])
 
 
 def _check_columns(template: Template, rows: Rows) -> None:

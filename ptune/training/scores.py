@@ -157,7 +157,7 @@ def _protocol(recipe: Recipe, split: str | None, scored: Iterable[str]) -> dict[
 
 
 def spread(results: Sequence[Result | TrainingError]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean, deviation, interval and number of each score over the replicas that were trained.
+    """Mean, deviation, interval and number of each score over the replicas that have it.
 
     Of a single one the deviation is 0 and there is no interval; of scores that are undefined (nan)
     all are.
@@ -169,8 +169,9 @@ def spread(results: Sequence[Result | TrainingError]) -> dict[str, dict[str, dic
 
 def _spread_of(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     found = {}
-    for name in rows[0]:
-        column = [row[name] for row in rows]
+    # Some scores depend on the rows, as those of a rare entity: not every run has them.
+    for name in dict.fromkeys(name for row in rows for name in row):
+        column = [row[name] for row in rows if name in row]
         # By hand: `statistics.stdev` fails on a score that is undefined (nan).
         mean = math.fsum(column) / len(column)
         apart = [score - mean for score in column]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ptune.data import (
     Rows,
+    draw_groups,
     draw_rows,
     few_shot,
     few_shot_split,
@@ -248,3 +249,21 @@ def test_a_share_that_falls_inside_a_context_holds_it_out_whole():
 def test_one_context_alone_cannot_be_split():
     with pytest.raises(DataError, match="the rows of one context stay together"):
         split_groups(grouped(1, 6), 0.5, 0, "context")
+
+
+@given(st.integers(3, 40), SEEDS)
+def test_groups_are_drawn_whole_and_a_larger_draw_holds_the_smaller_one(count: int, seed: int):
+    rows = load_rows([{"q": str(i), "group": str(i // 3)} for i in range(30)])
+    drawn, more = (draw_groups(rows, n, seed, "group") for n in (count, count + 3))
+    assert len(drawn) == min(30, 3 * (count // 3))
+    assert set(Counter(drawn.column("group")).values()) == {3}
+    assert set(drawn.column("q")) <= set(more.column("q"))
+    assert list(drawn) == sorted(drawn, key=lambda row: int(str(row["q"])))
+
+
+def test_a_draw_that_no_group_fits_into_is_refused():
+    rows = load_rows([{"group": "a"}] * 4)
+    assert refusal(draw_groups, rows, 3, 0, "group") == (
+        "the given rows: max_rows = 3 is less than the rows of one group, which are drawn "
+        "together. Set more, or leave it out."
+    )

@@ -214,6 +214,12 @@ def test_free_text_is_right_to_the_letter_or_wrong(backbone):
     assert set(scores) == {"loss", "perplexity", "exact_match", *texts.ROUGE, "bleu"}
 
 
+def test_the_name_of_a_special_token_in_a_free_text_is_text(backbone):
+    (example,) = task_of(backbone, ()).training_examples(ROWS[:1], ["good </s> bad"])
+    end = backbone.tokenizer.eos_token_id
+    assert example.target.index(end) == len(example.target) - 1  # it closes the answer alone
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_row_of_free_text_leaves_room_for_its_answer_and_a_long_answer_is_cut(name):
     backbone = tiny.backbone(name)  # of 64 positions

@@ -388,3 +388,31 @@ def test_two_prompts_of_different_choices_are_not_one_in_the_cache(
     other = [row | {"choice2": "very very bad"} for row in TRAIN]
     second = ptune.train(backbones["decoder"], other, **settings, test=other, choose_by="words")
     assert first.scores["test"] != second.scores["test"]
+
+
+def test_a_choice_in_the_second_text_has_its_segment():
+    backbone = encoder()
+    task = task_of(backbone, "{text}{sep}{choice}", choose_by="words")
+    (example,) = task.examples(ROWS[:1])
+    for choice, sequence in zip(ROWS[0]["choice"], example.sequences, strict=True):
+        written = backbone.tokenizer(ROWS[0]["text"], choice)
+        assert len(sequence.ids) == len(written["input_ids"])
+        assert list(sequence.types) == written["token_type_ids"]
+        assert set(sequence.types) == {0, 1}
+
+
+def test_a_choice_that_is_scored_by_its_words_has_no_limit(backbones):
+    template = "{soft:2}{text} answer : {choice:.1}"
+    said = refused(
+        TemplateError, lambda: task_of(backbones["decoder"], template, choose_by="words")
+    )
+    assert "{choice:.1}: choose_by = words scores a choice by its words, and a limit" in said
+    task_of(backbones["decoder"], template, choose_by="head")
+
+
+def test_the_name_of_a_special_token_in_a_choice_is_text(backbones):
+    rows = [{"text": "my parcel", "choice": ("good </s> film", "bad")}]
+    task = task_of(backbones["decoder"], choose_by="words")
+    end = backbones["decoder"].tokenizer.eos_token_id
+    assert end is not None
+    assert end not in task.examples(rows)[0].target[2][0]

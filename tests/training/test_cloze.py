@@ -130,6 +130,18 @@ def test_predictions_are_divided_by_what_is_said_of_no_row_in_particular(task, k
         assert scores == pytest.approx(result.scores[split], rel=1e-4)
 
 
+def test_what_cannot_be_calibrated_after_a_run_is_refused_before_it(tmp_path):
+    settings = FEW | {"task": "causal-lm", "template": "{text} {label}", "method": "p-tuning-v2"}
+    with pytest.raises(ConfigError) as error:
+        train(tiny.backbone("llama"), settings, calibration="contextual", output=tmp_path)
+    assert str(error.value) == (
+        "calibration = contextual asks the model about rows without content, and of an empty one "
+        'nothing stands before the answer in the template "{text} {label}". Put some words before '
+        "the answer, or set calibration: batch."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_trunk_that_is_remembered_changes_no_calibration(backbone):
     settings = SHORT | METHODS["p-tuning-v2"] | {"method": "p-tuning-v2", "layers": "upper:1"}
     settings |= {"epochs": 2, "calibration": "contextual"}
@@ -223,6 +235,16 @@ def test_words_are_found_on_a_causal_model_too():
     verbalizer = train(tiny.backbone("llama"), settings, found_words=2).prompt.verbalizer
     assert [len(words) for words in verbalizer.values()] == [2, 2]
     assert len({word for words in verbalizer.values() for word in words}) == 4
+
+
+def test_words_are_looked_for_where_the_decoder_says_them():
+    settings = {"task": "seq2seq-lm", "decoder_template": "the {soft:2}answer : {label}"}
+    recipe, backbone = Recipe.make(**settings).resolved(), tiny.backbone("t5")
+    task = found._plain_task(recipe, Template.parse("{soft:3}{text}"), backbone)
+    (example,) = task.examples([{"text": "very good"}])
+    front = backbone.tokenizer("the answer :", add_special_tokens=False)["input_ids"]
+    assert example.sequence.decoder.ids == (backbone.decoder_start, *front)
+    assert min(example.sequence.ids) >= 0
 
 
 def test_a_label_that_no_word_stands_for_is_refused(backbone):

@@ -137,6 +137,24 @@ def test_another_prompt_is_gone_on_from(tmp_path, backbone):
     torch.testing.assert_close(second.prompt.vectors, first.prompt.vectors, rtol=1e-5, atol=1e-5)
 
 
+def test_another_prompt_is_gone_on_from_where_the_template_has_a_text_too(tmp_path, backbone):
+    own = TABLE | {"template": '{soft:2="good film"}{soft:2}{text} label : {label}'}
+    first = train(backbone, own, output=tmp_path)
+    settings = own | {"init": str(tmp_path / "prompt"), "lr": 1e-8, "max_steps": 1}
+    vectors = train(backbone, settings).prompt.vectors
+    torch.testing.assert_close(vectors, first.prompt.vectors, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_of_another_form_is_not_gone_on_from(tmp_path, backbone):
+    train(backbone, HEAD, output=tmp_path)
+    with pytest.raises(ConfigError) as error:
+        train(backbone, HEAD | {"init": str(tmp_path / "prompt"), "head_form": "tanh"})
+    assert str(error.value) == (
+        "head_form = tanh: the prompt to start from answers the same question with a head of "
+        "another form (normalized). Give both the same head_form."
+    )
+
+
 def test_a_text_in_the_template_is_what_its_block_starts_from(backbone):
     template = '{soft:"thank you"}{text} label : {label}'
     settings = TABLE | {"template": template, "init": "random", "lr": 1e-8, "max_steps": 1}

@@ -99,3 +99,35 @@ def test_a_column_for_a_field_that_is_not_there_is_refused():
         'columns: txt is no field of the template "{text} {mask}", so nothing reads it. Fields: '
         "text. Did you mean text?"
     )
+
+
+GROUPED = {
+    "task": "sequence-classification",
+    "template": "{soft:2}{text}",
+    "group_column": "g",
+}
+ANSWERS = [{"text": f"q{g} a{a}", "label": str(a % 2), "g": g} for g in range(10) for a in range(4)]
+
+
+def test_rows_of_one_group_are_drawn_and_held_out_together():
+    data = read(GROUPED | {"max_rows": 20}, ANSWERS)
+    groups = [[row["g"] for row in part] for part in (data.train, data.validation)]
+    assert len(groups[0]) + len(groups[1]) == 20
+    assert not set(groups[0]) & set(groups[1])
+    assert {own.count(g) for own in groups for g in own} == {4}
+
+
+def test_few_rows_of_each_label_are_not_drawn_out_of_groups_that_are_judged_together():
+    with pytest.raises(ConfigError) as error:
+        read(GROUPED | {"few_shot": 6}, ANSWERS)
+    assert str(error.value) == (
+        "few_shot = 6 draws single rows, to train on and to hold out, and g says which rows are "
+        "judged together. Set max_rows instead, or name a validation file."
+    )
+    assert len(read(GROUPED | {"few_shot": 6}, ANSWERS, validation=ANSWERS).train) == 12
+
+
+def test_a_context_that_is_no_text_is_refused_with_its_place():
+    rows = [{"question": "who ?", "context": ["a", "b"], "answers": "a"}] * 8
+    with pytest.raises(DataError, match=r'row 1, column "context": found a list\. Only text and'):
+        read({"task": "question-answering"}, rows)

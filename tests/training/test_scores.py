@@ -138,6 +138,17 @@ def test_scores_that_are_undefined_or_overflow_have_a_spread_too(result):
     assert spread(large)["test"]["perplexity"]["deviation"] == math.inf
 
 
+def test_a_score_that_only_some_runs_have_is_of_those(result):
+    """As F1 of an entity that the rows of one seed hold, and those of another do not."""
+    scores = [{"f1": 0.5}, {"f1": 0.7, "LOC/f1": 0.2}, {"LOC/f1": 0.4, "f1": 0.9}]
+    for order in (scores, scores[::-1]):
+        found = spread([replace(result, scores={"validation": one}) for one in order])
+        found = found["validation"]
+        assert set(found) == {"f1", "LOC/f1"}
+        assert (found["f1"]["mean"], found["f1"]["runs"]) == (pytest.approx(0.7), 3)
+        assert (found["LOC/f1"]["mean"], found["LOC/f1"]["runs"]) == (pytest.approx(0.3), 2)
+
+
 def test_what_is_undefined_is_null_in_the_file(tmp_path):
     write_scores(tmp_path, {"scores": {"test": {"r": math.nan, "pair": [math.inf, 1.0]}}})
     found = json.loads((tmp_path / FILE).read_text())

@@ -26,11 +26,7 @@ class PromptSettings(BaseModel):
     )
     init: str = _setting(
         "auto",
-        "What the prompt starts from. auto: init_text, else the words of the template and the "
-        "labels (deep prompts of encoder-decoders: random). random: noise of the size of the "
-        "backbone's own. vocabulary: words drawn at random. text: init_text. labels: their words. "
-        "paper: as the papers' code, random numbers of size one, and of p-tuning the network "
-        "alone.",
+        "What the prompt starts from.",
         allowed=f"one of {', '.join(INITS)}, or the path of a saved prompt, with a / in it",
         choices=INITS,
     )
