@@ -10,7 +10,7 @@ the prompt was trained with.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -240,7 +240,9 @@ def predict_kept(
 
 def _rows(prompt: SoftPrompt, rows: Inputs, *, skip: bool = False) -> Kept:
     template = Template.parse(prompt.template)
-    if not isinstance(rows, str | Path | Rows) and all(isinstance(r, str) for r in rows):
+    if isinstance(rows, Iterator):
+        rows = list(rows)
+    if isinstance(rows, list | tuple) and all(isinstance(row, str) for row in rows):
         return Kept(load_rows([{_only_field(template): text} for text in rows]), ())
     found = kept_rows_for(rows, {**prompt.settings, "task": prompt.task}, skip=skip)
     for name in template.fields:

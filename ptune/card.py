@@ -138,17 +138,23 @@ def _cell(text: str) -> str:
 
 
 def _example(document: Mapping[str, Any], source: str) -> str:
-    row: dict[str, object] = dict.fromkeys(Template.parse(document["template"]).fields, "...")
+    names = document["settings"].get("columns") or {}
+    fields = Template.parse(document["template"]).fields
+    row: dict[str, object] = {names.get(field, field): "..." for field in fields}
+    rows = f"[{json.dumps(row, ensure_ascii=False)}]"
     if document["task"] == "multiple-choice":
-        del row["choice"]
+        row.pop("choice", None)
         row |= _choices(document["settings"].get("choices"))
+        rows = f"[{json.dumps(row, ensure_ascii=False)}]"
+    if document["settings"].get("reader"):  # whose rows are those of its files
+        rows = '"FILE"'
     return "\n".join(
         [
             "import ptune",
             "",
             f"backbone = ptune.Backbone.load({json.dumps(document['backbone'])})",
             f"prompt = ptune.SoftPrompt.load({json.dumps(source)})",
-            f"rows = [{json.dumps(row, ensure_ascii=False)}]",
+            f"rows = {rows}",
             "print(backbone.predict(rows, prompt))",
         ]
     )

@@ -15,14 +15,20 @@ from ptune.errors import ArtifactError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it.
+    """Write a file aside and rename it; a link stays and what it leads to is written.
+
+    What is there and is no file (a pipe, a device) is written to as it is.
 
     Raises:
         ArtifactError: it cannot be written; what was there is untouched.
     """
-    with _aside(path, "--output") as aside:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+    target = _target(path)
+    with _aside(target, "--output", path) as aside:
+        if _is_special(target):
+            target.write_text(text, encoding="utf-8")
+        else:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(target)
 
 
 def check_writable(path: Path, *, option: str = "--output", reads: str | None = None) -> None:
@@ -39,21 +45,34 @@ def check_writable(path: Path, *, option: str = "--output", reads: str | None = 
             f"{path}: is the file that is read, and would be lost. Choose another place for "
             f"{option}."
         )
-    with _aside(path, option) as aside:
+    target = _target(path)
+    with _aside(target, option, path) as aside:
+        if _is_special(target):
+            return
         aside.touch()
-        if path.is_dir():
+        if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "Is a directory")
 
 
+def _target(path: Path) -> Path:
+    """Where a file is written: home folders written out, links followed."""
+    path = path.expanduser()
+    return path.resolve() if path.is_symlink() else path
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextmanager
-def _aside(path: Path, option: str) -> Iterator[Path]:
-    """A name beside a file, cleared up at the end."""
+def _aside(path: Path, option: str, name: Path) -> Iterator[Path]:
+    """A name beside a file, cleared up at the end; `name` is what the user called it."""
     aside = path.parent / f".{path.name}.{os.getpid()}"  # "." and "/" have no name
     try:
         yield aside
     except OSError as error:
         raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror}). Choose another place for {option}."
+            f"{name}: cannot be written ({error.strerror}). Choose another place for {option}."
         ) from None
     finally:
         with suppress(OSError):

@@ -22,7 +22,7 @@ from ptune.artifact.contents import (
     first_line,
     to_files,
 )
-from ptune.artifact.folder import exists, read_folder, write_files, write_folder
+from ptune.artifact.folder import check_place, exists, read_folder, write_files, write_folder
 from ptune.artifact.hub import fetch, pull, push
 from ptune.artifact.plain import model_name, portable, with_nan, without_nan
 
@@ -31,6 +31,7 @@ __all__ = [
     "FILES",
     "SCHEMA_VERSION",
     "TENSORS",
+    "check_place",
     "exists",
     "fetch",
     "few",

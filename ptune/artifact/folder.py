@@ -27,6 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from ptune.artifact.contents import (
+    CARD,
     COPY_AGAIN,
     DOCUMENT,
     TENSORS,
@@ -80,6 +81,19 @@ def write_files(path: str | Path, contents: Mapping[str, bytes]) -> None:
         raise ArtifactError(_cannot_write(path, contents, error)) from error
 
 
+def check_place(path: str | Path, own: Collection[str]) -> None:
+    """Refuse a folder that `write_files` could not replace, before the work that leads to it.
+
+    Args:
+        own: names of the files that would be written.
+
+    Raises:
+        ArtifactError: the folder belongs to something else.
+    """
+    with suppress(OSError, RuntimeError):  # said where it is written
+        _refuse_other_use(str(path), _resolved(path), own)
+
+
 def _resolved(path: str | Path) -> Path:
     """Follow links, so that a linked folder is replaced where it lies and the link stays."""
     return Path(path).expanduser().resolve()
@@ -96,7 +110,9 @@ def _refuse_other_use(name: str, target: Path, own: Collection[str]) -> None:
             f"{name}: is the current folder, and a prompt needs a folder of its own. "
             "Choose another name."
         )
-    others = sorted(p.name for p in target.iterdir() if p.name not in (*own, *LITTER))
+    found = {p.name for p in target.iterdir()} - set(LITTER)
+    # A README alone is somebody's, and not the card of a prompt.
+    others = sorted(found if found == {CARD} else found - set(own))
     if others:
         raise ArtifactError(
             f"{name}: holds other files ({few(others)}), and a prompt needs a folder of its own. "

@@ -18,6 +18,7 @@ from ptune.cli.app import (
     load_prompt,
     print_json,
 )
+from ptune.errors import ConfigError
 
 # Endings of checkpoints that the authors' code of P-tuning and P-tuning v2 writes.
 CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
@@ -45,8 +46,11 @@ def import_(
         typer.Option(help="What a row's label is; left out: as the head has it."),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="Of a checkpoint file, which does not say it.")
-    ] = "sequence-classification",
+        str | None,
+        typer.Option(
+            help="Of a checkpoint file, which does not say it; left out: sequence-classification."
+        ),
+    ] = None,
     task_index: Annotated[
         int | None, typer.Option(help="Which task of a multitask prompt, from 0.")
     ] = None,
@@ -62,6 +66,8 @@ def import_(
     Example: ptune import complaints-peft --backbone bigscience/bloomz-560m --output complaints
     --template "Tweet text : {text} Label : {label}" --labels "complaint,no complaint"
     """
+    is_file = Path(source).is_file() or source.endswith(CHECKPOINTS)
+    _refuse_unused(source, is_file, task=task, task_index=task_index, revision=revision)
     from ptune.api import Backbone
     from ptune.formats import import_peft, import_thudm
 
@@ -70,7 +76,8 @@ def import_(
     )
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
     given: dict[str, Any] = {"template": template, "labels": names}
-    if Path(source).is_file() or source.endswith(CHECKPOINTS):
+    if is_file:
+        task = task or "sequence-classification"
         given |= {"task": task, "problem": problem or "single-label"}
         prompt = import_thudm(source, loaded, **given)
     else:
@@ -81,6 +88,19 @@ def import_(
         print_json(prompt.summary())
     else:
         typer.echo(f"{source} is a prompt now: {output} ({prompt.task}, {prompt.template})")
+
+
+def _refuse_unused(source: str, is_file: bool, **given: object) -> None:
+    """Options that say nothing of a source of this kind."""
+    kind, unused = (
+        ("a checkpoint file", ("task_index", "revision"))
+        if is_file
+        else ("a folder of PEFT's, which says it itself", ("task",))
+    )
+    for name in unused:
+        if given[name] is not None:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{source}: is {kind}. Leave {option} out.")
 
 
 @app.command()

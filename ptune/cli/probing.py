@@ -12,7 +12,7 @@ from ptune.errors import ConfigError, DataError
 OPTIONS = {"method": "--method", "template": "--template", "output": "--output"}
 DECIDED = (
     *("task", "answer", "loss", "problem", "labels", "verbalizer", "pooling", "metric"),
-    *("protocol", "preset", "head_lr", "head_dropout"),
+    *("protocol", "head_lr", "head_dropout"),
     *("train", "validation", "test", "label_column", "columns", "few_shot"),
 )
 
@@ -149,6 +149,7 @@ def _end_without_results(found: dict[str, dict[str, Any]]) -> None:
 
 def _recipe(overrides: list[str]) -> Any:
     from ptune.config import Recipe
+    from ptune.config.presets import preset_settings
     from ptune.config.reading import override
     from ptune.config.rules.of_probing import NOT_IN_PROBING, not_in_probing
     from ptune.config.wording import takes_yaml
@@ -162,6 +163,11 @@ def _recipe(overrides: list[str]) -> Any:
             raise ConfigError(
                 f"{key}={settings[key]}: ptune probe decides {key} for every relation. "
                 "Leave it out."
+            )
+        if key == "preset" and "task" in preset_settings(str(settings[key])):
+            raise ConfigError(
+                f"preset={settings[key]}: is no run of probing. Those are p-tuning/lama-...; "
+                "`ptune presets` lists them."
             )
         if key in NOT_IN_PROBING:
             raise ConfigError(not_in_probing(key, settings[key]))

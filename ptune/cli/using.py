@@ -1,5 +1,6 @@
 """Verbs that use a prompt: `evaluate`, `predict`, `inspect`, `push`."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,7 +135,9 @@ def predict(
         loaded, soft, inputs, batch_size=batch_size, force=force, skip_bad_rows=skip_bad_rows
     )
     if write is not None:
-        typer.echo(f"{write(predictions, rows)} predictions written to {output}")
+        count = write(predictions, rows)
+        said = f"{count} predictions written to {output}"
+        typer.echo(json.dumps({"written": count, "output": str(output)}) if as_json else said)
     else:
         show = lines if as_json else shown_lines
         typer.echo("\n".join(show(predictions, rows if skip_bad_rows else None)))
@@ -179,5 +182,5 @@ def push(
     """Upload a prompt to the Hugging Face hub, with its model card."""
     from ptune.prompt import SoftPrompt
 
-    SoftPrompt.load(prompt).push_to_hub(repository, private=private)
+    SoftPrompt.load(prompt).push_to_hub(repository, private=private or None)
     typer.echo(f"{prompt} is on the hub as {repository}")

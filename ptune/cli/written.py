@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.errors import ConfigError
+from ptune.errors import ConfigError, DataError
 
 # Predictions, and the rows that they are of where that matters.
 Write = Callable[..., int]
@@ -72,11 +72,32 @@ def _free(name: str, taken: Sequence[str]) -> str:
 def cells(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], comma: str, between: str = " "
 ) -> str:
-    """A table with a header; texts of a list stand in one cell, other values as JSON has them."""
+    """A table with a header; texts of a list stand in one cell, other values as JSON has them.
+
+    It is read again as it was written. A TSV file has no quoting, so a quote stands in it as it is.
+
+    Raises:
+        DataError: a text has a tab or a line break, and a TSV file cannot hold it.
+    """
+    table = [[_cell(row[column], between) for column in columns] for row in rows]
+    if comma == "\t":
+        lines = [list(columns), *table]
+        for number, line in enumerate(lines):
+            if any(mark in cell for cell in line for mark in "\t\r\n"):
+                where = "the header" if number == 0 else f"row {number}"
+                raise DataError(
+                    f"{where}: a text has a tab or a line break, which a TSV file cannot hold. "
+                    "Write a .csv or a .jsonl file."
+                )
+        return "".join("\t".join(line) + "\n" for line in lines)
     text = io.StringIO(newline="")
-    lines = csv.writer(text, delimiter=comma, lineterminator="\n")
-    lines.writerow(columns)
-    lines.writerows([[_cell(row[column], between) for column in columns] for row in rows])
+    # The module quotes a line feed by itself, a carriage return only where all is quoted.
+    if any("\r" in cell for line in table for cell in line):
+        writer = csv.writer(text, delimiter=comma, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    else:
+        writer = csv.writer(text, delimiter=comma, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(table)
     return text.getvalue()
 
 
@@ -155,6 +176,11 @@ def labelled_writer(output: Path, soft: Any, source: str | None, at_least: float
         raise ConfigError(
             "--at-least goes with answers that are one label each; those of this prompt (task "
             f"{soft.task}) have no probability as a whole. Leave it out."
+        )
+    if soft.task == "question-answering":
+        raise ConfigError(
+            "--keep-rows and --at-least do not go with question-answering: rows to train on say "
+            "where an answer stands, and an answer has no label. Leave them out."
         )
     column = str(soft.settings.get("label_column", "label"))
 

@@ -9,6 +9,7 @@ Knows pydantic's fields, not which settings there are.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -64,6 +65,13 @@ def word_or_path(value: str, words: Sequence[str]) -> str:
     """Refuse a word that is not known, so that a slip does not become the name of a folder."""
     if value not in words and not {"/", "\\"} & set(value):
         raise ValueError
+    return value
+
+
+def at_home(value: object) -> object:
+    """A path with `~` written out: not every part of a program reads it so."""
+    if isinstance(value, str) and (value == "~" or value.startswith(("~/", "~\\"))):
+        return str(Path(value).expanduser())
     return value
 
 

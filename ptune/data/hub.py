@@ -20,8 +20,11 @@ _ADDRESS = re.compile(
 )
 
 
-def read_hub(address: str, split: str | None = None) -> Rows:
+def read_hub(address: str, split: str | None = None, *, offline: bool = False) -> Rows:
     """Load `hub:NAME[:CONFIG][:SPLIT]`; `split` counts where the address has none.
+
+    Args:
+        offline: take it from the cache of `datasets`, and do not ask the hub.
 
     Raises:
         DataError: the address cannot be read, or the data set cannot be loaded.
@@ -33,11 +36,17 @@ def read_hub(address: str, split: str | None = None) -> Rows:
         raise DataError(f"{address}: write hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT.")
     chosen = parts["split"] or split or "train"
     try:
-        dataset = datasets.load_dataset(parts["name"], parts["config"] or None, split=chosen)
+        only = datasets.DownloadConfig(local_files_only=True) if offline else None
+        dataset = datasets.load_dataset(
+            parts["name"], parts["config"] or None, split=chosen, download_config=only
+        )
     except Exception as error:  # the library raises builtins, its own and its clients' errors
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        taken = f'"{parts["config"]}" was taken for a configuration: a split of another name than '
+        taken += "train, validation and test is written hub:NAME:CONFIG:SPLIT. "
         raise DataError(
-            f"{address}: the data set cannot be loaded: {reason}. "
+            f"{address}: the data set cannot be loaded{' offline' if offline else ''}: {reason}. "
+            f"{taken if parts['config'] and not parts['split'] else ''}"
             "Check name, split and network, or download it and name the file."
         ) from error
     return from_dataset(dataset, address)

@@ -26,7 +26,7 @@ from ptune.errors import DataError
 _GIVEN = "the given rows"
 
 
-def load_rows(source: Any, *, split: str | None = None) -> Rows:
+def load_rows(source: Any, *, split: str | None = None, offline: bool = False) -> Rows:
     """Return the rows of a file, a hub data set, a list of mappings or a `datasets` object.
 
     Args:
@@ -34,6 +34,7 @@ def load_rows(source: Any, *, split: str | None = None) -> Rows:
             `pretext:FORM:FILE` (rows made of plain text), a list of mappings, a `datasets.Dataset`
             or `DatasetDict`; Rows are returned as they are.
         split: which split, where the source has several and names none.
+        offline: never ask the hub; `hub:` is read from what was loaded before.
 
     Raises:
         DataError: the source cannot be read; the sentence says where and why.
@@ -42,12 +43,12 @@ def load_rows(source: Any, *, split: str | None = None) -> Rows:
     Rows(the given rows: 1 rows of text, label)
     """
     if isinstance(source, str) and source.startswith("hub:"):
-        return read_hub(source, split)
+        return read_hub(source, split, offline=offline)
     if isinstance(source, str) and source.startswith(PREFIX):
         refuse_split(source, split)
         return read_pretext(source)
     if isinstance(source, str | Path):
-        return _load_file(Path(source), split)
+        return _load_file(Path(source).expanduser(), split)
     if isinstance(source, Rows):
         refuse_split(source.source, split)
         return source
@@ -67,13 +68,14 @@ def kept_rows_for(source: Any, settings: Mapping[str, Any], *, skip: bool) -> Ke
 
     Args:
         source: as in `load_rows`.
-        settings: reader, columns, choices and task; a key that is missing has its default.
+        settings: reader, columns, choices, task and offline; a key that is missing has its default.
         skip: leave rows out whose choices cannot be used; False refuses the first one.
 
     Raises:
         DataError: the source cannot be read, or a field cannot be made of it.
     """
-    rows, notes = with_own_ids(load_rows(source), skip=skip)
+    read = load_rows(source, offline=bool(settings.get("offline")))
+    rows, notes = with_own_ids(read, skip=skip)
     reader = settings.get("reader")
     if reader is not None:
         rows = READERS[reader](rows)

@@ -67,6 +67,11 @@ def export_peft(
             "The prompt was trained together with weights of its backbone (train_backbone), and a "
             f"prompt of PEFT's brings none. {KEEP}"
         )
+    if prompt.prior:
+        raise ArtifactError(
+            "The prompt is calibrated: what it says of rows without content is taken out of its "
+            f"answers, and PEFT has no such thing. {KEEP} Or train without calibration."
+        )
     prompt.check(backbone.fingerprint, backbone.name, force=force)
     two_sided = backbone.geometry.two_sided
     task = next((theirs for theirs, ours in TASKS.items() if ours == prompt.task), None)
@@ -262,5 +267,10 @@ def _card(prompt: SoftPrompt, backbone: Backbone) -> str:
         f"---\nlibrary_name: peft\nbase_model: {backbone.name}\n---\n\n"
         f"A soft prompt for `{backbone.name}`, exported by ptune. Rows are written as\n\n"
         f"```\n{text}\n```\n\nin ptune's template language; "
-        f"labels: {', '.join(prompt.labels) or 'none'}.\n"
+        f"labels: {', '.join(_said(label, prompt) for label in prompt.labels) or 'none'}.\n"
     )
+
+
+def _said(label: str, prompt: SoftPrompt) -> str:
+    words = ", ".join(prompt.verbalizer.get(label, ()))
+    return f"{label} (said as {words})" if words else label

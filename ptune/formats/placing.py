@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ptune.backbone import Backbone
 from ptune.encoders import KeysValues
-from ptune.errors import ArtifactError
+from ptune.errors import ArtifactError, ConfigError, did_you_mean
 from ptune.parts import Soft
 from ptune.spelling import frame
 from ptune.tasks import TASKS, TaskOptions, make_task
@@ -139,8 +139,10 @@ def check_template(
         ConfigError, TemplateError: the task does not go with the backbone or the template.
     """
     if task not in TASKS:
-        log.warning("%s: this ptune has no task %s yet; the prompt is imported for it.", name, task)
-        return
+        raise ConfigError(
+            f"{name}: task {task} is unknown.{did_you_mean(task, list(TASKS))} "
+            f"Known: {', '.join(TASKS)}."
+        )
     found = make_task(task, Template.parse(template), backbone, options).layout.slots
     if found != slots:
         raise ArtifactError(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ptune.artifact import few, first_line
 from ptune.backbone import Backbone
-from ptune.config import OF_TASK
+from ptune.config import OF_TASK, trains_head
 from ptune.encoders import KeysValues
 from ptune.errors import ArtifactError, ConfigError
 from ptune.formats.heads import Head, head_from
@@ -82,6 +82,11 @@ def import_thudm(
         raise ConfigError(
             f"{name}: holds the {len(found.table)} virtual tokens of P-tuning, and not where they "
             "stand. Say it with --template, as {soft:3}{mask}{soft:3}{subject}{soft:3}."
+        )
+    if not found.deep and trains_head(task, "head"):
+        raise ConfigError(
+            f"{name}: holds virtual tokens of P-tuning and no head, which task = {task} needs. "
+            "Name the task that it was trained for with --task: masked-lm or causal-lm."
         )
     vectors, deep = _folded(name, found, backbone)
     slots, offset = 0 if found.deep else len(found.table), 0

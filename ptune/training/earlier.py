@@ -9,7 +9,7 @@ Nothing here is deleted. Knows names of folders only.
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptune.artifact import exists
+from ptune.artifact import FILES, check_place, exists
 from ptune.errors import ConfigError
 from ptune.training.learner import CHECKPOINT
 
@@ -43,6 +43,24 @@ def check_resume(
     )
 
 
+def check_places(output: Path | None, folders: Sequence[str] = ()) -> None:
+    """Refuse an output folder whose prompt or checkpoint could not be written at the end.
+
+    Args:
+        folders: those in `output` that get the prompts; none: `output` itself gets one.
+
+    Raises:
+        ArtifactError: another thing stands in the place of one.
+    """
+    if output is not None:
+        for place in (output / CHECKPOINT, *(part / PROMPT for part in _parts(output, folders))):
+            check_place(place, FILES)
+
+
+def _parts(output: Path, folders: Sequence[str]) -> list[Path]:
+    return [output / name for name in folders] or [output]
+
+
 def told_earlier(output: Path | None, sets: Sequence[str] = ()) -> list[str]:
     """Sentences on what a new run finds in its folder.
 
@@ -54,7 +72,7 @@ def told_earlier(output: Path | None, sets: Sequence[str] = ()) -> list[str]:
     told = []
     if begun(output):
         told.append(f"{output}: an earlier run is replaced; resume would have gone on with it.")
-    parts = [output / name for name in sets] or [output]
+    parts = _parts(output, sets)
     old = [str(part / PROMPT) for part in parts if exists(part / PROMPT)]
     if old:
         told.append(f"{_are(old)} of an earlier run, until this one ends.")

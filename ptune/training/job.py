@@ -23,7 +23,7 @@ from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
-from ptune.training.earlier import PROMPT, check_resume, told_earlier
+from ptune.training.earlier import PROMPT, check_places, check_resume, told_earlier
 from ptune.training.facts import facts_of, layout
 from ptune.training.found import with_found_words
 from ptune.training.learner import Learner
@@ -67,8 +67,9 @@ def train(
         TrainingError: the run diverged or was stopped; the message says what was kept.
     """
     recipe = recipe_for(backbone, settings).resolved()
-    folder = None if output is None else Path(output)
+    folder = None if output is None else Path(output).expanduser()
     check_resume(resume, folder)
+    check_places(folder)
     data = read_rows(recipe, Sources(train, validation, test))
     job = Job(recipe, data, folder, resume, watcher)
     if not isinstance(backbone, Backbone):
@@ -90,6 +91,7 @@ def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | Non
     recipe = recipe.resolved()
     folder = Path(recipe.output)
     check_resume(resume, folder)
+    check_places(folder)
     data = read_rows(recipe, sources)  # mistakes in the rows first: loading may take minutes
     return _train_one(Job(recipe, data, folder, resume, watcher), load_backbone(recipe))
 

@@ -11,6 +11,7 @@ alone keep the machine waiting: few rows a step, and short ones.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ptune.backbone import Backbone
 from ptune.config import Recipe
 from ptune.data import load_rows
 from ptune.errors import ConfigError, TrainingError
-from ptune.training.earlier import begun, check_resume
+from ptune.training.earlier import begun, check_places, check_resume
 from ptune.training.job import Job, Result, load_backbone, recipe_for, sources_of, train_jobs
 from ptune.training.report import Watcher
 from ptune.training.rows import Source, Sources, read_rows
@@ -78,6 +79,8 @@ def train_replicas(
     recipes = _recipes(common, variants)
     folders = _folders(output, names, len(variants))
     check_resume(resume, None if output is None else Path(output), folders)
+    for folder in folders:
+        check_places(folder)
     sources = Sources(train, validation, test)
     jobs = _jobs(recipes, sources, folders, resume, watchers)
     if not isinstance(backbone, Backbone):
@@ -96,6 +99,8 @@ def train_seeds(
     sources = sources_of(recipe)
     folders = _folders(recipe.output, seed_names(seeds), len(seeds))
     check_resume(resume, Path(recipe.output), folders)
+    for folder in folders:
+        check_places(folder)
     recipes = [
         recipe.changed(seed=seed, output=str(folder)).resolved()
         for seed, folder in zip(seeds, folders, strict=True)
@@ -123,10 +128,11 @@ def _jobs(
     watchers: Sequence[Watcher] | None,
 ) -> list[Job]:
     """Read the rows once, and draw those of each replica as its seed says."""
+    load = partial(load_rows, offline=recipes[0].offline)
     loaded = Sources(
-        load_rows(sources.train),
-        None if sources.validation is None else load_rows(sources.validation),
-        None if sources.test is None else load_rows(sources.test),
+        load(sources.train),
+        None if sources.validation is None else load(sources.validation),
+        None if sources.test is None else load(sources.test),
     )
     if watchers is not None and len(watchers) != len(recipes):
         raise ConfigError(
@@ -177,4 +183,6 @@ def _folders(
     for name in chosen:
         if Path(name).name != name or name in ("", ".."):
             raise ConfigError(f'names: "{name}" cannot be the name of a folder. Choose another.')
-    return [None] * count if output is None else [Path(output) / name for name in chosen]
+    return (
+        [None] * count if output is None else [Path(output).expanduser() / name for name in chosen]
+    )

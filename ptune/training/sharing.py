@@ -29,7 +29,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import default_epochs
 from ptune.training.cache import Encoded, encode_rows
 from ptune.training.checkpoint import SETS
-from ptune.training.earlier import PROMPT, check_resume, told_earlier
+from ptune.training.earlier import PROMPT, check_places, check_resume, told_earlier
 from ptune.training.job import (
     identity_of,
     load_backbone,
@@ -113,8 +113,9 @@ def train_shared(
     """
     recipes = {name: recipe.resolved() for name, recipe in recipes.items()}
     _check(recipes, temperature)
-    folder = None if output is None else Path(output)
+    folder = None if output is None else Path(output).expanduser()
     check_resume(resume, folder)
+    check_places(folder, [*recipes, SHARED])
     data = {name: read_rows(recipe, sources_of(recipe)) for name, recipe in recipes.items()}
     common = next(iter(recipes.values()))
     loaded = load_backbone(common) if backbone is None else backbone

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, field_validator
 
 from ptune.config.rules import VALIDATION_SHARE
-from ptune.config.wording import as_written, setting, word_or_path
+from ptune.config.wording import as_written, at_home, setting, word_or_path
 
 _setting = partial(setting, group="data")
 
@@ -96,6 +96,11 @@ class DataSettings(BaseModel):
     @classmethod
     def _cache_is_known(cls, value: str) -> str:
         return word_or_path(value, CACHES)
+
+    @field_validator("train", "validation", "test", "cache", mode="before")
+    @classmethod
+    def _home_is_written_out(cls, value: object) -> object:
+        return at_home(value)
 
     @field_validator("verbalizer", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, field_validator
 
-from ptune.config.wording import as_written, setting, word_or_path
+from ptune.config.wording import as_written, at_home, setting, word_or_path
 
 _setting = partial(setting, group="prompt")
 
@@ -51,6 +51,11 @@ class PromptSettings(BaseModel):
     prefix_dropout: float = _setting(
         0.0, "Dropout on the keys and values of a deep prompt.", low=0.0, high=0.9
     )
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _home_is_written_out(cls, value: object) -> object:
+        return at_home(value)
 
     @field_validator("sites", mode="after")
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import BaseModel, field_validator
 
 from ptune.config import room
 from ptune.config.rules import BATCH_SIZE
-from ptune.config.wording import setting
+from ptune.config.wording import at_home, setting
 
 _setting = partial(setting, group="training")
 
@@ -146,6 +146,11 @@ class TrainingSettings(BaseModel):
     )
     output: str = _setting("runs/prompt", "Folder for the prompt, the checkpoints and the log.")
     tracker: Literal["tensorboard"] | None = _setting(None, "Also write the log for this program.")
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _home_is_written_out(cls, value: object) -> object:
+        return at_home(value)
 
     @field_validator("trunk_cache", mode="after")
     @classmethod
