@@ -40,7 +40,7 @@ from ptune.template import Template
 log = logging.getLogger("ptune")
 
 # What rows may come as: texts (for a template of one field), mappings, or a file.
-Inputs = str | Path | Sequence[str] | Sequence[Mapping[str, object]] | Rows
+Inputs = str | Path | Sequence[str] | Iterator[str] | Sequence[Mapping[str, object]] | Rows
 
 
 class Backbone(backbones.Backbone):

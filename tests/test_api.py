@@ -1,11 +1,13 @@
 import logging
 
+import pandas
 import pytest
 import tiny
 import torch
 from tiny_runs import DEEP, HEAD, KINDS, LABELS, ROWS, TABLE, TEXTS, train
 
 import ptune
+from ptune import api
 from ptune.api import predict_kept
 from ptune.errors import ArtifactError, DataError
 
@@ -184,3 +186,15 @@ def test_a_prompt_that_was_chosen_by_a_score_is_used_where_its_package_is_not_in
     prompt = train(backbone, settings | {"max_new_tokens": 2}, validation=ROWS[:2]).prompt
     monkeypatch.setattr("ptune.texts.find_spec", lambda name: None)
     assert len(ptune.predict(backbone, prompt, ROWS[:2])) == 2
+
+
+@pytest.mark.parametrize("rows", [{"text": "late"}, pandas.DataFrame(ROWS[:2])])
+def test_what_is_no_list_of_texts_is_not_taken_for_one(prompts, rows):
+    read = getattr(api._rows, "__wrapped__", api._rows)  # as in production
+    with pytest.raises(DataError, match="rows cannot be read from a"):
+        read(prompts["table"], rows)
+
+
+def test_texts_may_come_one_by_one(backbone, prompts):
+    said = ptune.predict(backbone, prompts["table"], (text for text in TEXTS[:2]))
+    assert said == ptune.predict(backbone, prompts["table"], list(TEXTS[:2]))

@@ -122,6 +122,13 @@ def test_the_card_says_what_was_trained(slots, sites, what):
     assert f"for the task `causal-lm`: {what} for the frozen" in card(sites, slots=slots)
 
 
+def test_the_example_has_the_columns_of_the_rows():
+    settings = DOCUMENT["settings"] | {"columns": {"text": "Tweet text"}}
+    assert 'rows = [{"Tweet text": "..."}]' in card(settings=settings)
+    settings = DOCUMENT["settings"] | {"reader": "superglue/multirc"}
+    assert 'rows = "FILE"' in card(settings=settings)
+
+
 def test_what_there_is_none_of_has_no_heading():
     text = card(labels=[], scores={}, settings={})
     assert "## Labels" not in text

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.config import Recipe, kind_of
+from ptune.config.settings.training import ENCODER_LR
 from ptune.data import labels_of
 from ptune.tasks import Example
 from ptune.tasks.flat import rows_cut
@@ -43,6 +44,28 @@ def facts_of(
     if notes:
         facts["notes"] = notes
     return facts
+
+
+def unused(recipe: Recipe) -> list[str]:
+    """Sentences on settings that say nothing of this run.
+
+    They are no mistake: several prompts may share a recipe (replicas, probing).
+    """
+    told = []
+    deep = recipe.method == "p-tuning-v2"
+    defaults = Recipe.model_fields
+    if not deep and recipe.template and recipe.prompt_length != defaults["prompt_length"].default:
+        told.append(
+            f"prompt_length = {recipe.prompt_length} has no effect: the template says how many "
+            "virtual tokens there are."
+        )
+    table = recipe.projection is None if deep else recipe.encoder == "embedding"
+    if table and recipe.encoder_lr not in (None, ENCODER_LR):
+        told.append(
+            f"encoder_lr = {recipe.encoder_lr:g} has no effect: the prompt is a table, whose step "
+            f"size is lr = {recipe.lr:g}."
+        )
+    return told
 
 
 def layout(recipe: Recipe, backbone: Backbone) -> list[str]:

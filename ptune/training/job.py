@@ -24,7 +24,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
 from ptune.training.earlier import PROMPT, check_places, check_resume, told_earlier
-from ptune.training.facts import facts_of, layout
+from ptune.training.facts import facts_of, layout, unused
 from ptune.training.found import with_found_words
 from ptune.training.learner import Learner
 from ptune.training.loop import Loop, make_accelerator
@@ -258,6 +258,7 @@ def _made(job: Job, backbone: Backbone, accelerator: Accelerator) -> _Made:
     )
     notes = [
         *said_of(recipe, prompt, backbone),
+        *unused(recipe),
         *data.notes,
         *notes,
         *layout(recipe, backbone),

@@ -47,9 +47,10 @@ Usage: ptune train [OPTIONS] {RECIPE} [KEY=VALUE]...
   Train one prompt and write it, its checkpoints and its log to the recipe's
   output folder.
 
-  The backbone stays frozen; the result is a file of a few kilobytes. With
-  --seeds, each seed has a folder in the output folder, and the mean and
-  spread of the scores are shown.
+  The backbone stays frozen, unless train_backbone says otherwise. The result
+  is a folder of some kilobytes (virtual tokens) to megabytes (deep prompts of
+  large models). With --seeds, each seed has a folder in the output folder,
+  and the mean and spread of the scores are shown.
 
   Example: ptune train recipes/twitter_complaints.yaml lr=0.1
   output=runs/complaints

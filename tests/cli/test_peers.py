@@ -156,3 +156,20 @@ def test_what_peft_cannot_say_ends_in_a_sentence(place, trained, ptune):
     code, _, err = ptune("export", place / "inside", *args)
     assert code == 1
     assert "PEFT puts virtual tokens before everything" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "said"),
+    [
+        ("peft", ("--task", "causal-lm"), "is a folder of PEFT's, which says it itself. Leave --"),
+        ("v2.pt", ("--task-index", "7"), "is a checkpoint file. Leave --task-index out."),
+        ("v2.pt", ("--revision", "main"), "is a checkpoint file. Leave --revision out."),
+    ],
+)
+def test_an_option_that_says_nothing_of_the_source_is_refused(
+    place, folder, ptune, source, option, said
+):
+    on = ("--backbone", place / "backbone", "--output", place / "none")
+    code, _, err = ptune("import", place / source, *on, *option)
+    assert (code, err.count("\n")) == (1, 1)
+    assert said in err

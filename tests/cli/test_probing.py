@@ -72,6 +72,10 @@ def test_probe_prints_json_for_a_script(ptune, say, tmp_path):
         (["backbone_lr=1e-3"], "backbone_lr=1e-3: ptune probe asks what the backbone knows as"),
         (["bad_rows=skip"], "bad_rows=skip: ptune probe refuses a relation with a bad row, and"),
         (["group_column=g"], "group_column=g: ptune probe has no use for it, and would ignore"),
+        (
+            ["preset=p-tuning-v2/rte-roberta-large"],
+            "preset=p-tuning-v2/rte-roberta-large: is no run of probing. Those are p-tuning/lama-",
+        ),
         (["epoch=3"], "epoch"),
         (["--vocabulary", "nowhere.txt"], "nowhere.txt: the list of words cannot be read"),
         (["--templates", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
@@ -110,6 +114,15 @@ def test_facts_that_are_trained_on_and_those_that_are_cut_are_told(ptune, place,
         "facts to test are trained on too: their score is no knowledge, by relation: P5 (2).\n"
         "facts to test were longer than max_tokens and were cut, by relation: P5 (1).\n"
     ) in out
+
+
+def test_the_papers_runs_are_taken_by_name(ptune, say, place, tmp_path):
+    more = ["preset=p-tuning/lama-gpt2-medium", "--method", "p-tuning", "--template", "3,3,0"]
+    code, _, err = ptune(*say, *more, "--output", tmp_path / "run", "--relation", "P1")
+    assert code == 0, err
+    kept = json.loads((tmp_path / "run" / "probe.json").read_text(encoding="utf-8"))
+    settings = kept["methods"]["p-tuning"]["settings"]
+    assert (settings["init"], settings["lr"], settings["seed"]) == ("paper", 1e-5, 34)
 
 
 def test_a_missing_backbone_is_asked_for(ptune, trex):

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ptune.data import load_rows
+from ptune.data import load_rows, rows_for
 from ptune.errors import DataError
 
 FEATURES = datasets.Features(
@@ -172,14 +172,48 @@ def test_an_address_of_the_hub_names_configuration_and_split(
 ):
     calls = []
 
-    def load_dataset(name: str, config: str | None, split: str) -> datasets.Dataset:
+    def load_dataset(
+        name: str, config: str | None, split: str, download_config: object
+    ) -> datasets.Dataset:
         calls.append((name, config, split))
+        assert download_config is None
         return dataset
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = load_rows(address, split=split)
     assert calls == [asked]
     assert (list(rows), rows.source) == (ROWS, address)
+
+
+def test_offline_rows_of_the_hub_are_those_that_were_loaded_before(
+    monkeypatch: pytest.MonkeyPatch, dataset: datasets.Dataset
+):
+    asked = []
+
+    def load_dataset(*_: object, download_config: object, **__: object) -> datasets.Dataset:
+        asked.append(getattr(download_config, "local_files_only", False))
+        return dataset
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    load_rows("hub:a/b", offline=True)
+    rows_for("hub:a/b", {"offline": True})
+    rows_for("hub:a/b", {})
+    assert asked == [True, True, False]
+
+
+def test_a_split_of_another_name_was_taken_for_a_configuration_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def load_dataset(*_: object, **__: object) -> None:
+        raise ValueError("BuilderConfig 'unsupervised' not found.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert refusal("hub:imdb:unsupervised") == (
+        "hub:imdb:unsupervised: the data set cannot be loaded: BuilderConfig 'unsupervised' not "
+        'found. "unsupervised" was taken for a configuration: a split of another name than train, '
+        "validation and test is written hub:NAME:CONFIG:SPLIT. Check name, split and network, or "
+        "download it and name the file."
+    )
 
 
 def test_an_address_without_a_name_is_refused():

@@ -252,6 +252,10 @@ REFUSED = {
         lambda b: shallow(b, **headed(b, "plain", "mean") | {"template": "{soft:4}{text}"}),
         "PEFT pools last there, and the prompt's head mean.",
     ),
+    "calibration": (
+        lambda b: shallow(b, prior={"yes": -0.1, "no": -2.4}, labels=("yes", "no")),
+        "The prompt is calibrated: what it says of rows without content is taken out",
+    ),
     "a moved text": (
         lambda b: shallow(b, offset=2),
         "The prompt moves the text by 2 positions, and PEFT cannot.",

@@ -161,6 +161,14 @@ def test_p_tuning_needs_a_template(tmp_path, llama):
     assert "holds the 3 virtual tokens of P-tuning, and not where they stand." in said
 
 
+def test_p_tuning_has_no_head(tmp_path, llama):
+    file = written(tmp_path, v1("mlp").saved())
+    said = refusal(file, llama, task="sequence-classification", kind=ConfigError)
+    assert "holds virtual tokens of P-tuning and no head, which task = sequence-classifi" in said
+    said = refusal(file, llama, task="causal_lm", kind=ConfigError)
+    assert "task causal_lm is unknown. Did you mean causal-lm? Known: causal-lm, masked-" in said
+
+
 def test_a_template_of_another_length_is_refused(tmp_path, llama):
     said = refusal(written(tmp_path, v1("mlp").saved()), llama, template="{soft:5}{text} {label}")
     assert "has 5 virtual tokens, and the prompt 3." in said

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ptune.errors import ConfigError
-from ptune.training.earlier import begun, check_resume, told_earlier
+from ptune.errors import ArtifactError, ConfigError
+from ptune.training.earlier import begun, check_places, check_resume, told_earlier
 
 
 def make(*folders):
@@ -58,3 +58,23 @@ def test_what_was_not_begun_is_not_gone_on_with(tmp_path, replicas, said):
     )
     with pytest.raises(ConfigError, match="resume needs the output folder of the run to go on"):
         check_resume(True, None, folders)
+
+
+def test_a_place_that_cannot_take_the_prompt_is_refused_before_the_run(tmp_path):
+    make(tmp_path / "prompt")
+    check_places(None)
+    check_places(tmp_path)
+    (tmp_path / "prompt" / "prompt.json").write_text("{}")
+    (tmp_path / "prompt" / "README.md").write_text("a card")
+    check_places(tmp_path)
+    (tmp_path / "prompt" / "answers.jsonl").write_text("{}")
+    for folders in ((), ("prompt/..",)):
+        with pytest.raises(ArtifactError, match=r"holds other files \(answers\.jsonl\)"):
+            check_places(tmp_path, folders)
+
+
+def test_a_readme_alone_is_not_taken_for_a_prompt(tmp_path):
+    make(tmp_path / "prompt")
+    (tmp_path / "prompt" / "README.md").write_text("my precious notes")
+    with pytest.raises(ArtifactError, match=r"holds other files \(README\.md\)"):
+        check_places(tmp_path)

@@ -347,3 +347,38 @@ def test_the_run_is_told_to_tensorboard_too(tmp_path, backbone):
     log.Reload()
     assert [e.step for e in log.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [e.step for e in log.Scalars("validation/accuracy")] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"prompt_length": 50},
+            (
+                "prompt_length = 50 has no effect: the template says how many virtual tokens "
+                "there are."
+            ),
+        ),
+        (
+            {"encoder_lr": 0.5},
+            "encoder_lr = 0.5 has no effect: the prompt is a table, whose step size is lr = 0.05.",
+        ),
+    ],
+)
+def test_a_setting_that_says_nothing_of_the_run_is_told(backbone, settings, said):
+    few = TABLE | {"lr": 0.05, "max_steps": 1}
+    assert said in train(backbone, few | settings).facts["notes"]
+    assert "notes" not in train(backbone, few).facts
+
+
+def test_a_home_folder_is_written_out_for_all_that_a_run_writes(backbone, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    train(backbone, TABLE | {"max_steps": 1}, output="~/run")
+    found = {path.name for path in (tmp_path / "home" / "run").iterdir()}
+    assert {"prompt", "checkpoint", "log.jsonl", "scores.json"} <= found
+    assert not (tmp_path / "~").exists()
+    recipe = ptune.Recipe.make(train="~/a.csv", output="~/b", init="~/c/d")
+    assert (recipe.train, recipe.output, recipe.init) == tuple(
+        f"{tmp_path}/home/{name}" for name in ("a.csv", "b", "c/d")
+    )

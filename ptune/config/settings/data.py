@@ -99,7 +99,7 @@ class DataSettings(BaseModel):
 
     @field_validator("train", "validation", "test", "cache", mode="before")
     @classmethod
-    def _home_is_written_out(cls, value: object) -> object:
+    def _home_of_rows_is_written_out(cls, value: object) -> object:
         return at_home(value)
 
     @field_validator("verbalizer", mode="before")

@@ -54,7 +54,7 @@ class PromptSettings(BaseModel):
 
     @field_validator("init", mode="before")
     @classmethod
-    def _home_is_written_out(cls, value: object) -> object:
+    def _home_of_start_is_written_out(cls, value: object) -> object:
         return at_home(value)
 
     @field_validator("sites", mode="after")

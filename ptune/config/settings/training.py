@@ -149,7 +149,7 @@ class TrainingSettings(BaseModel):
 
     @field_validator("output", mode="before")
     @classmethod
-    def _home_is_written_out(cls, value: object) -> object:
+    def _home_of_output_is_written_out(cls, value: object) -> object:
         return at_home(value)
 
     @field_validator("trunk_cache", mode="after")
