@@ -365,8 +365,31 @@ class Backbone:
         return f"{name}." if name else ""
 
     def pack(self, sequences: Sequence[TokenSequence]) -> Batch:
-        """Lay sequences out as this backbone needs them: packed, or padded where it must be."""
+        """Lay sequences out as this backbone needs them: packed, or padded where it must be.
+
+        Raises:
+            BackboneError: a token has no embedding.
+        """
+        self.check_ids(sequences)
         return pack(sequences, share=self.geometry.causal, padded=self.geometry.padded)
+
+    def check_ids(self, sequences: Sequence[TokenSequence]) -> None:
+        """Refuse tokens that the model has no embedding for: behind its table virtual ids begin.
+
+        Raises:
+            BackboneError: names the token.
+        """
+        count = self.geometry.num_embeddings
+        for one in sequences:
+            sides = (one.ids, one.answered.ids, *(branch.ids for branch in one.answered.branches))
+            largest = max((max(ids, default=0) for ids in sides), default=0)
+            if largest >= count:
+                word = self.tokenizer.convert_ids_to_tokens(largest)
+                raise BackboneError(
+                    f'The tokenizer of "{self.name}" has a token {word!r} of id {largest}, and the '
+                    f"model has embeddings for {count} ids alone. Resize the model's embeddings "
+                    "and train them, or take the tokenizer that the model was trained with."
+                )
 
     @torch.no_grad()
     def embed(self, ids: Sequence[int] | Int[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:

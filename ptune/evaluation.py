@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ptune import metrics
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
+from ptune.errors import ConfigError
 from ptune.generation import generate
 from ptune.inject import Words
 from ptune.run import Read, run
@@ -251,6 +252,8 @@ def by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int
 
     Longest first, so that what does not fit in memory fails at once and not at the end.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size} is not allowed. Allowed: 1 or more.")
     lengths = lengths_of(examples)
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for start in range(0, len(order), batch_size):

@@ -41,6 +41,7 @@ def generate(
         The new tokens of each sequence, up to and without the end token.
     """
     check_sites(backbone, prompts)
+    backbone.check_ids(sequences)
     search = {
         "max_new_tokens": max_new_tokens,
         "num_beams": beams,
@@ -68,7 +69,8 @@ def _generated(
 ) -> list[list[int]]:
     end = backbone.tokenizer.eos_token_id
     padding = backbone.tokenizer.pad_token_id
-    padding = (end or 0) if padding is None else padding
+    if padding is None or padding >= backbone.geometry.num_embeddings:  # never seen: any will do
+        padding = end or 0
     rows = torch.tensor([s.prompt for s in sequences], device=backbone.device)
     call = Call(prompts, None, rows, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
@@ -134,6 +136,18 @@ def continue_rows(
 # Whatever the model's own file says: an answer is what `run` finds most likely.
 _PLAIN = {
     "do_sample": False,
+    "max_time": None,
+    "stop_strings": None,
+    "min_new_tokens": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": None,
+    "penalty_alpha": None,
+    "dola_layers": None,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,

@@ -4,7 +4,9 @@ import pytest
 import tiny
 
 from ptune.backbone import Backbone
+from ptune.batch import TokenSequence
 from ptune.errors import BackboneError
+from ptune.generation import generate
 
 
 def saved(folder, kind, pooling=None):
@@ -75,3 +77,14 @@ def test_a_device_map_of_one_device_leaves_the_model_whole(device_map, in_parts)
     assert not backbone.in_parts
     backbone.model.hf_device_map = device_map  # as accelerate leaves it
     assert backbone.in_parts is in_parts
+
+
+def test_a_token_without_an_embedding_is_no_virtual_token():
+    backbone = tiny.backbone("llama")
+    backbone.tokenizer.add_tokens([f"w{n}" for n in range(97 - len(backbone.tokenizer))])
+    for ids in ((-1, 8, 96), (8, 96, 9)):
+        with pytest.raises(BackboneError, match="of id 96, and the model has embeddings for 96"):
+            backbone.pack([TokenSequence((8, 9)), TokenSequence(ids)])
+        with pytest.raises(BackboneError, match="of id 96, and the model has embeddings for 96"):
+            generate(backbone, [], [TokenSequence(ids)], max_new_tokens=1)
+    backbone.pack([TokenSequence((8, 95))])

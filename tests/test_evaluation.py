@@ -5,6 +5,7 @@ import tiny
 import torch
 
 from ptune.batch import PromptTensors, TokenSequence
+from ptune.errors import ConfigError
 from ptune.evaluation import (
     by_length,
     evaluate_examples,
@@ -113,3 +114,11 @@ def test_the_longest_rows_go_first_and_rows_of_like_length_together():
     lengths = [3, 9, 1, 9, 4]
     examples = [Example(TokenSequence(tuple(range(5, 5 + n)))) for n in lengths]
     assert list(by_length(examples, 2)) == [[1, 3], [4, 0], [2]]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_a_row_or_more(size):
+    with pytest.raises(
+        ConfigError, match=f"batch_size = {size} is not allowed. Allowed: 1 or more"
+    ):
+        list(by_length([], size))

@@ -542,3 +542,38 @@ def test_an_encoder_is_refused():
     assert str(error.value) == (
         '"BertForMaskedLM" is an encoder, which continues no text. Load a decoder.'
     )
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"suppress_tokens": list(range(4, 90))},
+        {"bad_words_ids": [[id] for id in range(10, 96)]},
+        {"sequence_bias": [[[7], 50.0]]},
+        {"exponential_decay_length_penalty": (1, 50.0)},
+        {"encoder_repetition_penalty": 5.0},
+        {"guidance_scale": 1.5},
+        {"min_new_tokens": 5},
+        {"max_time": 0.0},
+        {"stop_strings": ["x"]},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"dola_layers": "low"},
+    ],
+)
+def test_an_answer_is_what_the_model_finds_most_likely_whatever_its_own_file_says(own):
+    b = tiny.backbone("llama")
+    rows = [TokenSequence(ids, at) for at, ids in enumerate(ROWS)]
+    plain = generate(b, prompts_of(b), rows, max_new_tokens=NEW)
+    for name, value in own.items():
+        setattr(b.model.generation_config, name, value)
+    assert generate(b, prompts_of(b), rows, max_new_tokens=NEW) == plain
+
+
+def test_padding_that_the_model_has_no_embedding_for_changes_nothing():
+    b = tiny.backbone("llama")
+    rows = [TokenSequence(ids, at) for at, ids in enumerate(ROWS)]
+    plain = generate(b, prompts_of(b), rows, max_new_tokens=NEW)
+    b.tokenizer.add_tokens([f"w{n}" for n in range(96 - len(b.tokenizer))])
+    b.tokenizer.add_special_tokens({"pad_token": "[NEW]"})
+    assert b.tokenizer.pad_token_id >= b.geometry.num_embeddings
+    assert generate(b, prompts_of(b), rows, max_new_tokens=NEW) == plain

@@ -204,7 +204,7 @@ def test_the_backbone_is_bit_for_bit_as_before(name):
 def test_an_error_inside_the_pass_restores_the_backbone_too():
     b = backbone()
     with pytest.raises(IndexError):
-        run(b, [PromptTensors()], b.pack([TokenSequence((5000,), reads=(0,))]))
+        run(b, [PromptTensors()], pack([TokenSequence((5000,), reads=(0,))], share=True))
     assert not any("_ptune" in module.__dict__ for module in b.model.modules())
 
 
