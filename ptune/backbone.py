@@ -381,8 +381,9 @@ class Backbone:
         """
         count = self.geometry.num_embeddings
         for one in sequences:
-            sides = (one.ids, one.answered.ids, *(branch.ids for branch in one.answered.branches))
-            largest = max((max(ids, default=0) for ids in sides), default=0)
+            behind = () if one.decoder is None else (one.decoder.ids,)
+            sides = (one.ids, *behind, *(branch.ids for branch in one.answered.branches))
+            largest = max(max(ids, default=0) for ids in sides)
             if largest >= count:
                 word = self.tokenizer.convert_ids_to_tokens(largest)
                 raise BackboneError(

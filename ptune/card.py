@@ -141,13 +141,12 @@ def _example(document: Mapping[str, Any], source: str) -> str:
     names = document["settings"].get("columns") or {}
     fields = Template.parse(document["template"]).fields
     row: dict[str, object] = {names.get(field, field): "..." for field in fields}
-    rows = f"[{json.dumps(row, ensure_ascii=False)}]"
     if document["task"] == "multiple-choice":
         row.pop("choice", None)
         row |= _choices(document["settings"].get("choices"))
-        rows = f"[{json.dumps(row, ensure_ascii=False)}]"
-    if document["settings"].get("reader"):  # whose rows are those of its files
-        rows = '"FILE"'
+    # A reader makes rows of files of its own form.
+    read = document["settings"].get("reader")
+    rows = '"FILE"' if read else f"[{json.dumps(row, ensure_ascii=False)}]"
     return "\n".join(
         [
             "import ptune",

@@ -1,6 +1,5 @@
 """Verbs that use a prompt: `evaluate`, `predict`, `inspect`, `push`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,8 +135,10 @@ def predict(
     )
     if write is not None:
         count = write(predictions, rows)
-        said = f"{count} predictions written to {output}"
-        typer.echo(json.dumps({"written": count, "output": str(output)}) if as_json else said)
+        if as_json:
+            print_json({"written": count, "output": str(output)})
+        else:
+            typer.echo(f"{count} predictions written to {output}")
     else:
         show = lines if as_json else shown_lines
         typer.echo("\n".join(show(predictions, rows if skip_bad_rows else None)))

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ptune.data.conll import read_conll
-from ptune.data.rows import Row, Rows
+from ptune.data.rows import Row, Rows, said_of_header
 from ptune.data.squad import is_squad, squad_rows
 from ptune.errors import DataError, did_you_mean
 from ptune.values import TOO_LONG
@@ -121,8 +121,8 @@ def _records(text: str, source: str, delimiter: str) -> list[tuple[int, list[str
                 records.append((line, fields))
             line = reader.line_num + 1
     except csv.Error as error:
-        if records and (mark := _other_mark(records[0][1], delimiter)):
-            raise DataError(f"{source}, line {line}: {_SEPARATED.format(mark)}") from None
+        if delimiter == "," and records and (said := said_of_header(records[0][1])):
+            raise DataError(f"{source}, line {line}:{said}") from None
         raise DataError(
             f"{source}, line {line}: not CSV: {error}. A text with a comma, a quote or a line "
             "break stands in double quotes, and a quote inside it is doubled."
@@ -140,20 +140,9 @@ def _check_header(header: list[str], where: str) -> None:
             raise DataError(f"{where}: the header names column {name} twice. Rename one of them.")
 
 
-# Said of a header that is one field and has another mark in it.
-_SEPARATED = "the header seems to be separated by {!r}; save the file with commas."
-
-
-def _other_mark(header: list[str], delimiter: str) -> str | None:
-    """What seems to part the columns in place of the delimiter."""
-    if len(header) > 1 or delimiter != ",":
-        return None
-    return next((mark for mark in ";\t|" if mark in header[0]), None)
-
-
 def _wrong_width(where: str, fields: list[str], header: list[str], delimiter: str) -> str:
-    if mark := _other_mark(header, delimiter):
-        return f"{where}: {_SEPARATED.format(mark)}"
+    if delimiter == "," and (said := said_of_header(header)):
+        return f"{where}:{said}"
     found = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
     advice = (
         "A text with commas stands in double quotes."

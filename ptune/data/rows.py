@@ -145,11 +145,20 @@ class Rows(Sequence[Row]):
         return self if self.read is None else self.read
 
     def _no_column(self, name: str) -> str:
-        near = did_you_mean(name, list(self.columns))
-        other = next((mark for mark in ";\t|" if mark in self.columns[0]), None)
-        if len(self.columns) == 1 and other:
-            near = f" The header seems to be separated by {other!r}; save the file with commas."
+        near = said_of_header(self.columns) or did_you_mean(name, list(self.columns))
         return f"{self.source}: there is no column {name}. Columns: {_names(self.columns)}.{near}"
+
+
+def said_of_header(columns: Sequence[str]) -> str:
+    """What to say of one column whose name seems to be several; else nothing.
+
+    >>> said_of_header(["text;label"])
+    " The header seems to be separated by ';'; save the file with commas."
+    """
+    other = next((mark for mark in ";\t|" if mark in columns[0]), None)
+    if len(columns) > 1 or other is None:
+        return ""
+    return f" The header seems to be separated by {other!r}; save the file with commas."
 
 
 def _names(columns: Iterable[object]) -> str:

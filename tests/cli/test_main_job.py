@@ -301,3 +301,22 @@ def test_presets_are_listed_with_their_source(ptune):
     assert {one["name"] for one in listed} >= {"p-tuning-v2/rte-roberta-large"}
     assert all(one["source"] and one["differs"] and one["settings"] for one in listed)
     assert "arXiv:2110.07602" in ptune("presets")[1]
+
+
+@pytest.mark.parametrize(("option", "private"), [((), None), (("--private",), True)])
+def test_a_new_repository_is_as_its_owner_has_them_unless_it_is_to_be_private(
+    trained, ptune, monkeypatch, option, private
+):
+    asked = []
+    monkeypatch.setattr(
+        "ptune.prompt.SoftPrompt.push_to_hub", lambda self, *to, **how: asked.append((to, how))
+    )
+    assert ptune("push", trained, "bob/late", *option)[0] == 0
+    assert asked == [(("bob/late",), {"private": private})]
+
+
+def test_a_script_gets_json_also_where_answers_go_to_a_file(place, trained, ptune, tmp_path):
+    asked = ("--input", place / "test.csv", "--output", tmp_path / "said.jsonl", "--json")
+    code, out, err = ptune("predict", trained, *asked, *on(place))
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"written": 4, "output": str(tmp_path / "said.jsonl")}

@@ -304,5 +304,5 @@ def test_a_number_of_more_digits_than_python_reads_is_refused(tmp_path: Path):
 def test_another_separator_is_told_where_a_text_has_a_comma(tmp_path: Path, mark: str, row: str):
     content = f"text{mark}label\n{row.format(mark)}\n"
     assert refusal(written(tmp_path, "a.csv", content)) == (
-        f"a.csv, line 2: the header seems to be separated by {mark!r}; save the file with commas."
+        f"a.csv, line 2: The header seems to be separated by {mark!r}; save the file with commas."
     )

@@ -378,7 +378,7 @@ def test_a_home_folder_is_written_out_for_all_that_a_run_writes(backbone, tmp_pa
     found = {path.name for path in (tmp_path / "home" / "run").iterdir()}
     assert {"prompt", "checkpoint", "log.jsonl", "scores.json"} <= found
     assert not (tmp_path / "~").exists()
-    recipe = ptune.Recipe.make(train="~/a.csv", output="~/b", init="~/c/d")
-    assert (recipe.train, recipe.output, recipe.init) == tuple(
-        f"{tmp_path}/home/{name}" for name in ("a.csv", "b", "c/d")
-    )
+    keys = ("backbone", "train", "validation", "test", "output", "init", "cache")
+    recipe = ptune.Recipe.make(**{key: f"~/of/{key}" for key in keys})
+    for key in keys:
+        assert getattr(recipe, key) == f"{tmp_path}/home/of/{key}"

@@ -3,9 +3,9 @@
 from functools import partial
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
-from ptune.config.wording import setting
+from ptune.config.wording import at_home, setting
 
 _setting = partial(setting, group="backbone")
 
@@ -33,3 +33,8 @@ class BackboneSettings(BaseModel):
     trust_remote_code: bool = _setting(False, "Run Python code that comes with the model.")
     revision: str | None = _setting(None, "Branch, tag or commit of the model on the hub.")
     offline: bool = _setting(False, "Use what is on this machine only; never ask the hub.")
+
+    @field_validator("backbone", "offload_folder", mode="before")
+    @classmethod
+    def _home_of_the_model_is_written_out(cls, value: object) -> object:
+        return at_home(value)
