@@ -44,12 +44,13 @@ from ptune.loading import (
     DeviceMap,
     Place,
     Pooling,
+    adapters_given,
     cannot_load,
     finish_int8,
+    freezing,
     pretrained,
     quiet,
     trained_pooling,
-    with_softcap,
     within,
 )
 
@@ -67,14 +68,12 @@ class Backbone:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, name: str, *, pooling: Pooling | None = None
     ) -> None:
-        # The weights that were to be trained when it came, where others were not: its adapters.
-        named = dict(model.named_parameters())
-        given = tuple(name for name, weight in named.items() if weight.requires_grad)
-        self.adapters = given if len(given) < len(named) else ()
-        self.model = with_softcap(model.requires_grad_(False).eval())
+        self.adapters = adapters_given(model)
+        self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.geometry: Geometry = probe(self.body)
+        with freezing(model):
+            self.geometry: Geometry = probe(self.body)
         # An encoder's first token is made to stand for the row; a decoder's last one has seen it.
         self.pooling: Pooling = pooling or ("last" if self.geometry.causal else "first")
         self.gradient_checkpointing = False

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.inject import Call
-from ptune.run import check_sites
+from ptune.inject.shims import continues_alone
+from ptune.run import check_length, check_sites
 
 
 @torch.no_grad()
@@ -42,18 +44,22 @@ def generate(
     """
     check_sites(backbone, prompts)
     backbone.check_ids(sequences)
+    longest = max(len(side.ids) for one in sequences for side in (one, one.answered))
+    check_length(backbone, longest, prompts)
     search = {
         "max_new_tokens": max_new_tokens,
         "num_beams": beams,
         "length_penalty": length_penalty if beams > 1 else None,
     }
-    if not backbone.geometry.two_sided:
+    alone = continues_alone(backbone.body)
+    if not (backbone.geometry.two_sided or alone):
         return _generated(backbone, prompts, sequences, search)
     # Decoders are not padded: not every one of them can be told where its rows begin.
-    alike: dict[tuple[int, int], list[int]] = {}
+    alike: dict[tuple[int, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
         begins = prompts[sequence.prompt].offset
-        alike.setdefault((len(sequence.answered.ids), begins), []).append(row)
+        kind = (row,) if alone else (len(sequence.answered.ids), begins)
+        alike.setdefault(kind, []).append(row)
     answers: dict[int, list[int]] = {}
     for rows in alike.values():
         made = _generated(backbone, prompts, [sequences[row] for row in rows], search)
@@ -77,21 +83,25 @@ def _generated(
     two_sided = backbone.geometry.two_sided
     ids, mask = _padded(call, [s.ids for s in sequences], padding, left=not two_sided)
     inputs = {"input_ids": ids, "attention_mask": mask}
+    said = ids
     if two_sided:
-        inputs["decoder_input_ids"], _ = _padded(call, [s.answered.ids for s in sequences], padding)
+        said, _ = _padded(call, [s.answered.ids for s in sequences], padding)
+        inputs["decoder_input_ids"] = said
     inputs |= {} if two_sided else _positions(backbone, call, mask)
     with backbone.injected() as injection, injection.serving(call):
         answer = backbone.model.generate(
             **inputs,
+            # Here and not below: the model's own is checked before options are looked at.
+            generation_config=GenerationConfig(num_return_sequences=1),
             **search,
             **_PLAIN,
-            **({"decoder_start_token_id": backbone.decoder_start} if two_sided else {}),
+            # What the rows begin with: transformers puts its own in front of what does not.
+            **({"decoder_start_token_id": int(said[0, 0])} if two_sided else {}),
             eos_token_id=end,
             pad_token_id=padding,
             synced_gpus=backbone.sharded,  # all processes go on until the last one is done
         )
-    said = inputs.get("decoder_input_ids", ids).shape[1]
-    new = answer[:, said:].tolist()
+    new = answer[:, said.shape[1] :].tolist()
     return [row[: row.index(end)] if end in row else row for row in new]
 
 
@@ -120,6 +130,7 @@ def continue_rows(
         What it returns: rows that begin with the ids, virtual tokens above the vocabulary.
     """
     check_sites(backbone, [prompt])
+    check_length(backbone, int(mask.sum(1).max()), [prompt])
     rows = torch.zeros(len(texts), dtype=torch.long, device=backbone.device)
     call = Call([prompt], None, rows, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
@@ -128,6 +139,9 @@ def continue_rows(
     if texts.is_floating_point():
         asked["inputs_embeds"] = texts.to(backbone.dtype)
     else:
+        real = mask.bool()
+        backbone.check_ids([TokenSequence(tuple(texts[real].tolist()))])
+        texts = texts.masked_fill(~real, 0)  # never seen, and a model may have no such token
         asked["input_ids"] = call.virtual(texts, torch.zeros_like(texts))
     with backbone.injected() as injection, injection.serving(call):
         return backbone.model.generate(**asked, **options)
@@ -136,6 +150,9 @@ def continue_rows(
 # Whatever the model's own file says: an answer is what `run` finds most likely.
 _PLAIN = {
     "do_sample": False,
+    "prompt_lookup_num_tokens": None,
+    "watermarking_config": None,
+    "token_healing": False,
     "max_time": None,
     "stop_strings": None,
     "min_new_tokens": None,

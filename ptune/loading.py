@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -117,6 +118,39 @@ def pretrained(folder: str, place: Place, options: Mapping[str, Any]) -> PreTrai
         model = _with_its_head(folder, config, {**options, **weights})
     stays = place.device_map is not None or place.quantization is not None or place.to_be_sharded
     return model if stays else model.to(device)
+
+
+# What `adapters_given` said of a model before it was frozen for the first time.
+_adapters: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def adapters_given(model: PreTrainedModel) -> tuple[str, ...]:
+    """The weights that were to be trained when the model came, where others were not."""
+    named = dict(model.named_parameters())
+    given = tuple(name for name, weight in named.items() if weight.requires_grad)
+    if not given:  # another backbone may have frozen it
+        return _adapters.get(model, ())
+    _adapters[model] = given if len(given) < len(named) else ()
+    return _adapters[model]
+
+
+@contextmanager
+def freezing(model: PreTrainedModel) -> Iterator[None]:
+    """Freeze a model and put it in eval mode; an error in the context leaves it as it came."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    attention = model.config._attn_implementation
+    with_softcap(model.requires_grad_(False).eval())
+    try:
+        yield
+    except BaseException:
+        for weight in trained:
+            weight.requires_grad_(True)
+        for module in training:
+            module.training = True
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+        raise
 
 
 def with_softcap(model: PreTrainedModel) -> PreTrainedModel:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ptune.backbone import Backbone
 from ptune.batch import Batch, PromptTensors, TokenSequence
-from ptune.encoders import KeysValues
+from ptune.encoders import KeysValues, SiteShape
 from ptune.errors import BackboneError
 from ptune.inject import Call, Cut, Entering, Words, run_body
 from ptune.inject.layers import above, beneath
@@ -125,6 +125,8 @@ def _prepared(
 ) -> tuple[Call, dict[str, Any]]:
     """What a pass over a batch shares with its hooks, and the arguments of the model."""
     check_sites(backbone, prompts)
+    sides = (batch,) if batch.decoder is None else (batch, batch.decoder)
+    check_length(backbone, max(side.longest for side in sides), prompts)
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
     ids = call.virtual(batch.ids, batch.prompt)
@@ -136,12 +138,42 @@ def _prepared(
 
 def check_sites(backbone: Backbone, prompts: Sequence[PromptTensors]) -> None:
     """Refuse keys and values for which this backbone has no place."""
-    count = len(backbone.geometry.sites)
-    if any(site >= count for prompt in prompts for site in prompt.deep):
-        raise BackboneError(
-            f'"{backbone.name}" has {count or "no"} attention sites, and this prompt has keys and '
-            "values for others. Use the backbone that it was made for."
-        )
+    sites = backbone.geometry.sites
+    for site, pair in (item for prompt in prompts for item in prompt.deep.items()):
+        if site >= len(sites):
+            raise BackboneError(
+                f'"{backbone.name}" has {len(sites) or "no"} attention sites, and this prompt has '
+                "keys and values for others. Use the backbone that it was made for."
+            )
+        shape = sites[site].shape
+        made = SiteShape(pair.keys.shape[1], pair.keys.shape[2], pair.values.shape[2])
+        if made != shape:
+            raise BackboneError(
+                f'"{backbone.name}" has {_heads(shape)} at its attention site {site}, and this '
+                f"prompt has {_heads(made)}. Use the backbone that it was made for."
+            )
+
+
+def _heads(shape: SiteShape) -> str:
+    widths = dict.fromkeys((shape.key_dim, shape.value_dim))
+    width = " and ".join(map(str, widths))
+    return f"{shape.kv_heads} key/value heads of {width} numbers"
+
+
+def check_length(backbone: Backbone, tokens: int, prompts: Sequence[PromptTensors]) -> None:
+    """Refuse rows that reach beyond the positions that a backbone has.
+
+    Those that only know differences of positions run with rows of any length.
+    """
+    geometry = backbone.geometry
+    moved = max((prompt.offset for prompt in prompts), default=0)
+    if geometry.relative or geometry.max_tokens is None or tokens + moved <= geometry.max_tokens:
+        return
+    moves = f", which the prompt moves by {moved}" if moved else ""
+    raise BackboneError(
+        f'A row has {tokens} tokens, virtual ones included{moves}, and "{backbone.name}" has '
+        f"positions for {geometry.max_tokens}. Cut the row."
+    )
 
 
 @torch.no_grad()

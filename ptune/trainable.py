@@ -160,6 +160,18 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def _check_tokens(ids: Int[Tensor, "batch tokens"], real: Int[Tensor, "batch tokens"]) -> None:
+    """Refuse ids below 0, which stand for virtual tokens further down."""
+    wrong = ((ids < 0) & real.bool()).nonzero()
+    if len(wrong):
+        row, at = wrong[0].tolist()
+        raise ConfigError(
+            f"input_ids: row {row} has {int(ids[row, at])} at token {at}, and no token has an id "
+            "below 0. -100 belongs into labels alone; give padding a token, and 0 in the "
+            "attention_mask."
+        )
+
+
 class PromptedBackbone(nn.Module):
     """A frozen backbone with a prompt in front: `logits = backbone([prompt; row])`.
 
@@ -218,6 +230,7 @@ class PromptedBackbone(nn.Module):
             `logits` (batch, tokens, vocab), 0 at padding, and `loss`.
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        _check_tokens(input_ids, real)
         slots = 0 if self.prompt.shallow is None else self.prompt.shallow.slots
         sequences = [
             self._sequence(row[keep.bool()].tolist(), slots)
@@ -269,6 +282,8 @@ class PromptedBackbone(nn.Module):
                 f"Row {int(ends[0])} ends in padding, behind which nothing can be said. Pad rows "
                 "on the left (tokenizer.padding_side = 'left')."
             )
+        if input_ids is not None:
+            _check_tokens(input_ids, real)
         prompt = self.prompt.fold()
         whole, mask = self._placed(texts, real, prompt.vectors)
         slots = whole.shape[1] - texts.shape[1]

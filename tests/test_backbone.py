@@ -2,11 +2,15 @@ import json
 
 import pytest
 import tiny
+import torch
+import transformers as hf
+from tiny import SMALL
 
 from ptune.backbone import Backbone
-from ptune.batch import TokenSequence
-from ptune.errors import BackboneError
+from ptune.batch import PromptTensors, TokenSequence
+from ptune.errors import ArchitectureError, BackboneError
 from ptune.generation import generate
+from ptune.run import run
 
 
 def saved(folder, kind, pooling=None):
@@ -88,3 +92,66 @@ def test_a_token_without_an_embedding_is_no_virtual_token():
         with pytest.raises(BackboneError, match="of id 96, and the model has embeddings for 96"):
             generate(backbone, [], [TokenSequence(ids)], max_new_tokens=1)
     backbone.pack([TokenSequence((8, 95))])
+
+
+def load(model):
+    return Backbone.load(model, tokenizer=tiny.tokenizer())
+
+
+def test_a_model_that_is_refused_stays_as_it_came():
+    model = hf.AutoModel.from_config(hf.FNetConfig(**SMALL)).train()
+    with pytest.raises(ArchitectureError):
+        load(model)
+    assert all(module.training for module in model.modules())
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def tuples():
+    model = tiny.model("llama")
+    model.config.return_dict = False
+    return model
+
+
+def demanding():
+    model = tiny.model("llama")
+    forward = model.model.forward
+    model.model.forward = lambda *args, images, **kwargs: forward(*args, **kwargs)
+    return model
+
+
+def without_embedding():
+    sides = {"is_encoder_decoder": False, "is_decoder": True}
+    return hf.BartForCausalLM(hf.BartConfig(**tiny.BART | sides))
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (tuples, "LlamaModel answers in tuples, because its configuration has return_dict: false."),
+        (demanding, "LlamaModel cannot be used: it does not run on token ids alone (TypeError: "),
+        (without_embedding, "it does not say which module its input embedding is. What works"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_refused_in_a_sentence(made, said):
+    with pytest.raises(ArchitectureError) as error:
+        load(made())
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: hf.RoFormerForMaskedLM(hf.RoFormerConfig(**SMALL)),
+        lambda: hf.BertForPreTraining(hf.BertConfig(**SMALL)),
+        lambda: hf.AlbertForPreTraining(hf.AlbertConfig(**SMALL, embedding_size=16)),
+    ],
+)
+def test_a_model_is_loaded_whose_code_is_unlike_others(made):
+    torch.manual_seed(0)
+    model = made()
+    b = load(model)
+    ids = (12, 40, 33, 17)
+    found = run(b, [PromptTensors()], b.pack([TokenSequence(ids, reads=(2,))]), read="logits")
+    own = model(input_ids=torch.tensor([ids]))
+    own = getattr(own, "prediction_logits", None) if "logits" not in own else own.logits
+    assert torch.allclose(found[0], own[0, 2], atol=1e-4)

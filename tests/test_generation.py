@@ -108,13 +108,47 @@ class ById:
         return scores.scatter(1, ids, scores.gather(1, ids) - 1)
 
 
-def test_a_penalty_looks_virtual_tokens_up_in_a_spare_column():
+def test_a_penalty_looks_virtual_tokens_up_in_columns_of_their_own():
     ids = torch.tensor([[101, 102, 3, 101, 5], [0, 0, 102, 4, 4]])
     scores = torch.zeros(2, 8)
-    found = PassingOver(ById(), first_virtual=100)(ids, scores)
+    found = PassingOver(ById(), ids=103)(ids, scores)
     assert found.shape == (2, 8)
     assert (found != 0).nonzero().tolist() == [[0, 3], [0, 5], [1, 0], [1, 4]]
-    assert (PassingOver(ById(), 100)(torch.tensor([[101, 102]]), scores[:1]) == 0).all()
+    assert (PassingOver(ById(), 103)(torch.tensor([[101, 102]]), scores[:1]) == 0).all()
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_a_row_says_is_not_said_again_though_virtual_tokens_stand_in_it(after, size):
+    model = prompted("llama", after=after)
+    row = torch.tensor([[12, 40, 33, 12]])
+    plain = model.generate(row, **PLAIN)[0].tolist()
+    found = model.generate(row, **PLAIN, encoder_no_repeat_ngram_size=size)[0].tolist()
+    given = {tuple(plain[at : at + size]) for at in range(5 - size)}
+    said = [tuple(found[at : at + size]) for at in range(5 - size, len(found) + 1 - size)]
+    assert given.isdisjoint(said)
+
+
+def test_ids_that_no_token_has_are_refused_in_a_sentence():
+    model = prompted("llama")
+    with pytest.raises(BackboneError, match="has a token None of id 96, and the model has embed"):
+        model.generate(torch.tensor([[12, 40, 96, 33]]), **PLAIN)
+    for ask in (model, lambda ids: model.generate(ids, **PLAIN)):
+        with pytest.raises(ConfigError) as error:
+            ask(torch.tensor([[12, 5], [12, -100]]))
+        assert str(error.value) == (
+            "input_ids: row 1 has -100 at token 1, and no token has an id below 0. -100 belongs "
+            "into labels alone; give padding a token, and 0 in the attention_mask."
+        )
+
+
+def test_padding_may_have_any_id():
+    model = prompted("llama")
+    mask = torch.tensor([[0, 0, 1, 1]])
+    found = model.generate(torch.tensor([[-100, 96, 12, 40]]), mask, **PLAIN)
+    assert torch.equal(
+        found[:, 4:], model.generate(torch.tensor([[0, 0, 12, 40]]), mask, **PLAIN)[:, 4:]
+    )
 
 
 def punished(model, ids, mask, **penalty):
@@ -557,6 +591,12 @@ def test_an_encoder_is_refused():
         {"stop_strings": ["x"]},
         {"penalty_alpha": 0.6, "top_k": 4},
         {"dola_layers": "low"},
+        {"num_return_sequences": 2},
+        {"prompt_lookup_num_tokens": 2},
+        {"watermarking_config": {"greenlist_ratio": 0.25, "bias": 9.0}},
+        {"token_healing": True},
+        {"num_beam_groups": 2, "diversity_penalty": 5.0},
+        {"remove_invalid_values": True},
     ],
 )
 def test_an_answer_is_what_the_model_finds_most_likely_whatever_its_own_file_says(own):

@@ -96,6 +96,14 @@ def test_a_lora_that_was_being_trained_is_frozen_and_its_dropout_is_off():
     assert (vectors.grad != 0).all()
 
 
+def test_a_model_that_is_loaded_twice_has_its_adapters_twice():
+    model = with_lora()
+    first, second = load(model), load(model)
+    assert first.adapters == second.adapters
+    assert all(".lora_" in name for name in first.adapters)
+    assert len(first.adapters) > 0
+
+
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
 def test_all_that_the_doctor_tries_holds_on_a_lora(name):
     targets = {"llama": ["q_proj", "down_proj"], "t5": ["q", "v"], "bert": ["query"]}

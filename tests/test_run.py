@@ -275,6 +275,65 @@ def test_keys_for_a_site_that_is_not_there_are_refused(how):
     )
 
 
+def test_keys_of_other_heads_are_refused():
+    b = backbone()
+    narrow = KeysValues(torch.zeros(2, 4, 8), torch.zeros(2, 4, 8))
+    with pytest.raises(BackboneError) as error:
+        run(b, [PromptTensors(deep={1: narrow})], b.pack([TokenSequence(ROW, reads=(0,))]))
+    assert str(error.value) == (
+        '"LlamaForCausalLM" has 2 key/value heads of 8 numbers at its attention site 1, and this '
+        "prompt has 4 key/value heads of 8 numbers. Use the backbone that it was made for."
+    )
+
+
+@pytest.mark.parametrize("moved", [0, 5])
+def test_a_row_beyond_the_positions_of_a_model_is_refused(moved):
+    b = backbone("gpt2")
+    pair = KeysValues(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8))
+    prompt = PromptTensors(deep={0: pair}, offset=moved)
+    fits, longer = (TokenSequence((7,) * n, reads=(0,)) for n in (64 - moved, 65 - moved))
+    run(b, [prompt], b.pack([fits]))
+    moves = ", which the prompt moves by 5" if moved else ""
+    for ask in (
+        lambda: run(b, [prompt], b.pack([longer])),
+        lambda: generate(b, [prompt], [longer], max_new_tokens=1),
+    ):
+        with pytest.raises(BackboneError) as error:
+            ask()
+        assert str(error.value) == (
+            f"A row has {65 - moved} tokens, virtual ones included{moves}, and "
+            '"GPT2LMHeadModel" has positions for 64. Cut the row.'
+        )
+
+
+def test_a_row_may_be_longer_than_a_model_was_trained_on_where_only_differences_matter():
+    b = backbone()
+    with torch.no_grad():
+        assert (
+            run(b, [PromptTensors()], b.pack([TokenSequence(ROW * 9, reads=(80,))]))
+            .isfinite()
+            .all()
+        )
+
+
+def test_dropout_that_the_models_owner_switched_on_is_off_in_a_pass_and_on_behind_it():
+    import transformers as hf
+    from tiny import tokenizer
+
+    from ptune.backbone import Backbone
+
+    config = DECODERS["gpt2"]()
+    config.embd_pdrop = config.resid_pdrop = 0.5
+    model = hf.AutoModelForCausalLM.from_config(config)
+    b = Backbone(model, tokenizer(), "gpt2")
+    model.train()
+    first, second = (
+        run(b, [PromptTensors()], b.pack([TokenSequence(ROW, reads=(8,))])) for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    assert all(module.training for module in model.modules())
+
+
 def test_logits_of_a_backbone_without_a_head_are_refused():
     import transformers as hf
     from tiny import tokenizer

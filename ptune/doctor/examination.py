@@ -51,8 +51,9 @@ def versions() -> dict[str, str]:
 
 def _tried_all(backbone: Backbone, chosen: Sequence[truths.Truth]) -> list[Finding]:
     patient = Patient(backbone)
-    before = _bits(backbone.model)
-    return [*(_tried(truth, patient) for truth in chosen), _untouched(backbone, before)]
+    bits, hooks = _bits(backbone.model), _hooks(backbone.model)
+    tried = [_tried(truth, patient) for truth in chosen]
+    return [*tried, _untouched(backbone, bits, hooks)]
 
 
 def _tried(truth: truths.Truth, patient: Patient) -> Finding:
@@ -77,18 +78,32 @@ def _digest(tensor: Any) -> str:
     return hashlib.blake2b(flat.numpy().tobytes()).hexdigest()
 
 
-def _untouched(backbone: Backbone, before: dict[str, str]) -> Finding:
+def _hooks(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Which hooks the modules have that have any: a model may bring some of its own."""
+    return {
+        name: found
+        for name, module in model.named_modules()
+        if (found := (*module._forward_pre_hooks, *module._forward_hooks))
+    }
+
+
+def _untouched(
+    backbone: Backbone, bits: dict[str, str], hooks: dict[str, tuple[int, ...]]
+) -> Finding:
     truth = "the backbone's bits"
-    changed = [name for name, bits in _bits(backbone.model).items() if before.get(name) != bits]
+    now = _hooks(backbone.model)
+    changed = [name for name, those in _bits(backbone.model).items() if bits.get(name) != those]
     left = [
         name
         for name, module in backbone.model.named_modules()
-        if "_ptune" in module.__dict__ or module._forward_pre_hooks or module._forward_hooks
+        if "_ptune" in module.__dict__ or hooks.get(name) != now.get(name)
     ]
     if changed:
         return Finding(truth, "broken", f"{len(changed)} weights changed, the first: {changed[0]}")
     if left:
-        return Finding(truth, "broken", f"hooks were left in {len(left)} modules: {left[0]}")
+        return Finding(
+            truth, "broken", f"hooks were left or lost in {len(left)} modules: {left[0]}"
+        )
     return Finding(truth, "holds", "every weight as before, no hook left")
 
 

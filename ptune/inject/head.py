@@ -11,6 +11,7 @@ Next: `ptune.inject.words` asks it, once for all that is the same.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ptune.inject.devices import device_of
 from ptune.inject.forwards import replace_forward
 from ptune.inject.probe import close
 from ptune.inject.sides import is_two_sided
+from ptune.inject.turns import turn
 
 # Logits that stand in memory at once: 128 MB in float32, and as much again for their gradient.
 LOGITS_AT_ONCE = 2**25
@@ -56,11 +58,15 @@ class LanguageHead:
     def __call__(self, states: States) -> Logits:
         """Logits over the whole vocabulary."""
         # Stacked, not [None]: the hooks of a sharded body (FSDP) warn of views.
-        answer = self.output(last_hidden_state=torch.stack([states]))
-        with _instead(self._body, lambda *args, **kwargs: answer):
+        line = torch.stack([states])
+        # A model for pre-training asks its body for a pooled state, too: its words need none.
+        pools = "pooler_output" in {field.name for field in fields(self.output)}
+        pooled = {"pooler_output": line[:, 0]} if pools else {}
+        answer = self.output(last_hidden_state=line, **pooled)
+        with turn(self.model), _instead(self._body, lambda *args, **kwargs: answer):
             ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
             inputs = _inputs(self.model, ids)
-            return self.model(**inputs, use_cache=False, return_dict=True).logits[0]
+            return _logits(self.model(**inputs, use_cache=False, return_dict=True))[0]
 
     @property
     def is_trained(self) -> bool:
@@ -86,7 +92,10 @@ class LanguageHead:
         matrix = self.model.get_output_embeddings()
         weight = matrix.weight[tokens]
         bias = None if matrix.bias is None else matrix.bias[tokens]
-        with _instead(matrix, lambda inner: functional.linear(inner, weight, bias)):
+        with (
+            turn(self.model),
+            _instead(matrix, lambda inner: functional.linear(inner, weight, bias)),
+        ):
             return self(states)
 
     @torch.no_grad()
@@ -159,6 +168,12 @@ def _inputs(model: PreTrainedModel, ids: Int[Tensor, "one tokens"]) -> dict[str,
         return {"input_ids": ids}
     nothing = torch.zeros(1, 1, 1, device=ids.device)
     return {"decoder_input_ids": ids, "encoder_outputs": MoEModelOutput(nothing)}
+
+
+def _logits(output: Any) -> Float[Tensor, "one reads tokens"]:
+    """The logits over words, which models for pre-training (BERT) call otherwise."""
+    logits: Tensor | None = getattr(output, "prediction_logits", None)
+    return output.logits if logits is None else logits
 
 
 def _has_layers(module: nn.Module) -> bool:

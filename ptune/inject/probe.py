@@ -46,22 +46,38 @@ def probe(body: PreTrainedModel) -> Geometry:
     Raises:
         ArchitectureError: packs and padded rows both give other results than single rows.
     """
+    _check_reachable(body)
     with torch.no_grad():
         return _probe_two_sided(body) if is_two_sided(body) else _probe(body, body.config)
+
+
+def _check_reachable(body: PreTrainedModel) -> None:
+    """Refuse what could not be asked anything."""
+    if not getattr(body.config, "return_dict", True):
+        raise ArchitectureError(
+            f"{type(body).__name__} answers in tuples, because its configuration has "
+            "return_dict: false. Set model.config.return_dict = True, or take it out of its "
+            "config.json."
+        )
+    try:
+        body.get_input_embeddings()
+    except (AttributeError, NotImplementedError) as error:
+        reason = "it does not say which module its input embedding is"
+        raise ArchitectureError(_refusal(body, reason)) from error
 
 
 def _probe(body: PreTrainedModel, config: Any) -> Geometry:
     table = body.get_input_embeddings().weight
     rows = [_some_ids(len(table), n, config) for n in PROBE_TOKENS]
     takes = set(inspect.signature(body.forward).parameters)
-    native = [_native(body, ids) for ids in rows]
+    native = [_native_at_first(body, ids) for ids in rows]
     if "token_type_ids" in takes and not _has_types(body, rows[0], native[0]):
         takes.remove("token_type_ids")
     first, relative = _positions(body, rows[0], native[0], takes, config)
     sequences = [TokenSequence(tuple(ids.tolist())) for ids in rows]
     found = _sites(body, sequences[0], takes, first)
     # The best way that gives each row what it gives alone; the last one is the model as it is.
-    ways = [(found, False), (found, True)] if found else []
+    ways = [(found, padded) for padded in _lines(body)] if found else []
     for sites, padded in (*ways, ((), True)):
         causal = all(s.causal for s in sites) if sites else _is_causal(body, rows[0], native[0])
         batch = pack(sequences, share=causal and not padded, padded=padded)
@@ -80,7 +96,7 @@ def _probe(body: PreTrainedModel, config: Any) -> Geometry:
         takes=frozenset(takes),
         first_position=first,
         relative=relative,
-        max_tokens=_narrower(_max_tokens(config, first, takes), hidden),
+        max_tokens=_narrowest(_max_tokens(config, first, takes), hidden, _one_rotation(config)),
         also_embedding=_also_embedding(body, rows[0]),
     )
 
@@ -116,7 +132,7 @@ def _probe_two_sided(body: PreTrainedModel) -> Geometry:
         takes=frozenset(takes),
         first_position=0,
         relative=limit is None,
-        max_tokens=_narrower(limit, hidden),
+        max_tokens=_narrowest(limit, hidden, _one_rotation(config)),
         two_sided=True,
     )
 
@@ -136,11 +152,16 @@ def _must_be_padded(
     takes: Set[str],
 ) -> bool:
     """Whether rows in one line give other states than each alone, and padded lines do not."""
-    for padded in (False, True):
+    for padded in _lines(body):
         batch = pack(sequences, share=False, padded=padded)
         if _agrees(_injected_states(body, sites, batch, takes, 0), native, batch):
             return padded
     raise ArchitectureError(_refusal(body, _UNLIKE))
+
+
+def _lines(body: PreTrainedModel) -> tuple[bool, ...]:
+    """Whether lines are padded, in the order in which that is tried."""
+    return (True,) if shims.looks_at_lines(body) else (False, True)
 
 
 def _refusal(body: PreTrainedModel, reason: str) -> str:
@@ -150,13 +171,22 @@ def _refusal(body: PreTrainedModel, reason: str) -> str:
 def _some_ids(vocabulary: int, count: int, config: Any) -> Int[Tensor, " tokens"]:
     """Ordinary ids, spread over the vocabulary; never padding, which some models position apart."""
     ids = torch.arange(1, count + 1) * (vocabulary // (count + 2))
-    return torch.where(ids == (config.pad_token_id or 0), ids + 1, ids)
+    return torch.where(ids == (getattr(config, "pad_token_id", None) or 0), ids + 1, ids)
 
 
 def _native(body: PreTrainedModel, ids: Int[Tensor, " tokens"], **inputs: Tensor) -> Tensor:
     device = device_of(body.get_input_embeddings())
     named = {name: value.to(device) for name, value in inputs.items()}
     return body(input_ids=ids[None].to(device), **named).last_hidden_state[0]
+
+
+def _native_at_first(body: PreTrainedModel, ids: Int[Tensor, " tokens"]) -> Tensor:
+    try:
+        return _native(body, ids)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        reason = f"it does not run on token ids alone ({type(error).__name__}: {first})"
+        raise ArchitectureError(_refusal(body, reason)) from error
 
 
 def _has_types(
@@ -226,7 +256,8 @@ def _also_embedding(body: PreTrainedModel, ids: Int[Tensor, " tokens"]) -> tuple
     found: list[nn.Module] = []
 
     def meet(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and args[0].shape[-1:] == ids.shape and args[0].flatten().tolist() == ids.tolist():
+        read = args[0] if args else None  # RoFormer's positions are given a size, not ids
+        if isinstance(read, Tensor) and read.flatten().tolist() == ids.tolist():
             found.append(module)
 
     others = {
@@ -318,6 +349,23 @@ def _max_tokens(config: Any, first: int, takes: Set[str]) -> int | None:
     return int(limit) - first
 
 
-def _narrower(limit: int | None, hidden: int | None) -> int | None:
-    """Rows as long as both allow: a window that only masks have hides nothing up to its width."""
-    return min((one for one in (limit, hidden) if one is not None), default=None)
+def _one_rotation(config: Any) -> int | None:
+    """Up to which length a row is rotated as all others are.
+
+    LongRoPE (arXiv:2402.13753) has other frequencies for long texts, and transformers takes them
+    for all rows of a batch where one is long: what a row gives would hang on its neighbours.
+    """
+    ropes = getattr(config, "rope_parameters", None) or {}
+    kinds = (ropes, *(kind for kind in ropes.values() if isinstance(kind, dict)))
+    return _narrowest(
+        *(
+            kind.get("original_max_position_embeddings")
+            for kind in kinds
+            if kind.get("rope_type") == "longrope"
+        )
+    )
+
+
+def _narrowest(*limits: int | None) -> int | None:
+    """Rows as long as all allow: a window that only masks have hides nothing up to its width."""
+    return min((one for one in limits if one is not None), default=None)

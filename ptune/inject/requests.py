@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 from transformers.generation.logits_process import (
+    EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
     LogitsProcessor,
     LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
 )
 
@@ -39,7 +41,12 @@ from ptune.inject.sides import input_embeddings, is_two_sided
 Ids = Int[Tensor, "rows tokens"]
 Scores = Float[Tensor, "rows vocab"]
 
-_PENALTIES = (RepetitionPenaltyLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor)
+_PENALTIES = (
+    RepetitionPenaltyLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    EncoderNoRepeatNGramLogitsProcessor,
+)
 _GUESSES = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit")
 
 
@@ -152,49 +159,51 @@ def _spared(model: nn.Module, call: Call, asked: Mapping[str, Any]) -> Iterator[
 
 
 def _penalising_real_tokens(made: Callable[..., Any], call: Call) -> Callable[..., Any]:
+    ids = _ids_of(call)
+
     def build(*args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors: LogitsProcessorList = made(*args, **kwargs)
         for at, processor in enumerate(processors):
             if isinstance(processor, _PENALTIES):
-                processors[at] = PassingOver(processor, call.first_virtual)
+                processors[at] = PassingOver(processor, ids)
         return processors
 
     return build
 
 
+def _ids_of(call: Call) -> int:
+    """How many ids there are, virtual ones included."""
+    slots = sum(0 if prompt.vectors is None else len(prompt.vectors) for prompt in call.prompts)
+    return call.first_virtual + slots
+
+
 class PassingOver(LogitsProcessor):  # type: ignore[misc]
-    """A penalty that looks logits up by the ids of a row; virtual ones find a spare column.
+    """A penalty that looks logits up by the ids of a row; virtual ones find columns of their own.
 
     Args:
         processor: the penalty.
-        first_virtual: ids from here on are virtual.
+        ids: how many there are, virtual ones included.
     """
 
-    def __init__(self, processor: Any, first_virtual: int) -> None:
-        self.processor, self.first_virtual = processor, first_virtual
+    def __init__(self, processor: Any, ids: int) -> None:
+        self.processor, self.ids = processor, ids
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         """The scores, real tokens punished."""
-        spare = scores.shape[1]
-        if isinstance(self.processor, EncoderRepetitionPenaltyLogitsProcessor):
-            said = self.processor.encoder_input_ids
-            self.processor.encoder_input_ids = self._real(said, spare)
-        with_room = functional.pad(scores, (0, 1))
-        punished: Scores = self.processor(self._real(input_ids, spare), with_room)
-        return punished[:, :spare]
-
-    def _real(self, ids: Ids, spare: int) -> Ids:
-        return ids.masked_fill(ids >= self.first_virtual, spare)
+        words = scores.shape[1]
+        with_room = functional.pad(scores, (0, max(0, self.ids - words)))
+        punished: Scores = self.processor(input_ids, with_room)
+        return punished[:, :words]
 
 
 def _looking_up_real_tokens(made: Callable[..., Any], call: Call) -> Callable[..., Any]:
-    slots = sum(0 if prompt.vectors is None else len(prompt.vectors) for prompt in call.prompts)
+    ids = _ids_of(call)
 
     def build(*args: Any, **kwargs: Any) -> Any:
         found = made(*args, **kwargs)
         rules = getattr(found, "logits_processor", None)
         if isinstance(found, PromptLookupCandidateGenerator) and rules is not None:
-            found.logits_processor = _ForbiddingVirtual(rules, call.first_virtual + slots)
+            found.logits_processor = _ForbiddingVirtual(rules, ids)
         return found
 
     return build

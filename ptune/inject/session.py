@@ -10,6 +10,7 @@ Leaving the context restores the model: same modules, same hooks, same bits, sam
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from threading import get_ident
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,7 @@ from ptune.inject.embedding import EmbeddingHooks
 from ptune.inject.forwards import check_compiler, compiled, opaque, replace_forward
 from ptune.inject.sides import input_embeddings, is_two_sided
 from ptune.inject.sites import Kind, Site
+from ptune.inject.turns import turn
 
 
 class Injection:
@@ -140,6 +142,7 @@ class Injection:
         self._embeddings = [EmbeddingHooks(first, also, padding), *map(EmbeddingHooks, others)]
         self._undo += [embedding.remove for embedding in self._embeddings]
         self._undo.append(remember_implementation(self._configs))
+        self._undo.append(_evaluating(self.model))
         for module in self.model.modules():
             module.__dict__["_ptune"] = self
         self._undo.append(self._untag)
@@ -172,19 +175,22 @@ def injected(
 ) -> Iterator[Injection]:
     """Hook a model for the time of the context; inside another one, that one is used.
 
+    Other threads wait until it is left.
+
     Args:
         also_embedding: names of further embeddings that read token ids.
     """
-    outer = model.__dict__.get("_ptune")
-    if outer is not None:
-        yield outer
-        return
-    injection = Injection(model, sites, also_embedding, checkpointing, compiling)
-    try:
-        injection.install()
-        yield injection
-    finally:
-        injection.remove()
+    with turn(model):
+        outer = model.__dict__.get("_ptune")
+        if outer is not None:
+            yield outer
+            return
+        injection = Injection(model, sites, also_embedding, checkpointing, compiling)
+        try:
+            injection.install()
+            yield injection
+        finally:
+            injection.remove()
 
 
 def _as_it_is(function: Any) -> Any:
@@ -211,6 +217,19 @@ def remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
     def restore() -> None:
         for config, name in before:
             config._attn_implementation = name
+
+    return restore
+
+
+def _evaluating(model: nn.Module) -> Callable[[], None]:
+    """Switch dropout off, which the model's owner may have on; returns what puts it back."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+
+    def restore() -> None:
+        for module in training:
+            module.training = True
 
     return restore
 
@@ -258,8 +277,14 @@ def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
         call = injection.call
         assert call is not None
         counts = dict(call.counts)
+        thread = get_ident()
 
         def run(*inner: Any, **named: Any) -> Any:
+            # The backward pass of a GPU has threads of its own, for which the one that has its
+            # turn, and holds the injection, is waiting.
+            held = injection.model.__dict__.get("_ptune")
+            if held is not None and get_ident() != thread:
+                return held.again(call, counts, lambda: forward(*inner, **named))
             with injected(
                 injection.model,
                 injection.sites,

@@ -174,8 +174,14 @@ def test_a_changed_weight_and_a_hook_that_stays_are_found():
     found = examine(b, chosen=[hook]).findings[-1]
     assert (found.outcome, found.note) == (
         "broken",
-        "hooks were left in 1 modules: model.norm",
+        "hooks were left or lost in 1 modules: model.norm",
     )
+
+
+def test_hooks_that_a_model_brings_are_its_own():
+    b = tiny.backbone("llama")
+    b.model.enable_input_require_grads()
+    assert examine(b, chosen=[truths.no_prompt]).findings[-1].outcome == "holds"
 
 
 def test_an_error_of_the_models_code_is_a_broken_truth_and_no_traceback():

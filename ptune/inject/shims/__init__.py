@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ptune.inject.forwards import replace_forward, replace_method
-from ptune.inject.shims import bart, bloom, deberta, falcon, inner, mpnet, mpt, t5
+from ptune.inject.shims import bart, bloom, deberta, falcon, inner, mpnet, mpt, nllb, t5
 
 StandIn = Callable[..., object]
 
@@ -50,11 +50,25 @@ STAND_INS: dict[str, dict[str, StandIn]] = {
     "MPNetSelfAttention": {"forward": mpnet.forward},
     "MptAttention": {"forward": mpt.forward},
     "MT5Attention": {"compute_bias": t5.compute_bias},
+    "NllbMoeTop2Router": {"forward": nllb.forward},
     "T5Attention": {"compute_bias": t5.compute_bias},
 }
 
 # Bodies whose code does not go on without a mask, though no layer needs one.
 WANT_A_MASK = ("MptModel",)
+
+# Modules that look at a whole line outside attention, and what says that they do: ESM-2 makes words
+# larger by the share of masks, Switch's experts are full after so many tokens, Llama 4 sharpens
+# the attention of late ones.
+OF_A_LINE = {
+    "EsmEmbeddings": "token_dropout",
+    "EvollaSaProtEmbeddings": "token_dropout",
+    "Llama4TextAttention": "attn_temperature_tuning",
+    "SwitchTransformersTop1Router": "expert_capacity",
+}
+
+# Bodies whose cache mixes rows up, in transformers' own `generate` too, and that know no padding.
+CONTINUE_ALONE = ("RwkvModel",)
 
 # Attentions that rotate by a table: only differences matter, but no position lies before 0.
 COUNT_FROM_ZERO = ("CodeGenAttention", "GPTJAttention")
@@ -81,3 +95,14 @@ def wants_a_mask(model: nn.Module) -> bool:
 def counts_from_zero(model: nn.Module) -> bool:
     """Whether the model has no positions before the first one."""
     return any(type(module).__name__ in COUNT_FROM_ZERO for module in model.modules())
+
+
+def looks_at_lines(model: nn.Module) -> bool:
+    """Whether each row needs a line of its own, though short ones may come out right without."""
+    asked = ((OF_A_LINE.get(type(module).__name__), module) for module in model.modules())
+    return any(name is not None and getattr(module, name, False) for name, module in asked)
+
+
+def continues_alone(model: nn.Module) -> bool:
+    """Whether `generate` is right for one row at a time only."""
+    return any(type(module).__name__ in CONTINUE_ALONE for module in model.modules())
