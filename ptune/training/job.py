@@ -78,11 +78,22 @@ def train(
 
 
 def recipe_for(backbone: Backbone | str, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe of these settings; of a loaded backbone it says what the weights are held in."""
-    if isinstance(backbone, Backbone):
-        held = {"backbone": backbone.name, "quantization": backbone.quantization}
-        return Recipe.make(**{**settings, **held})
-    return Recipe.make(backbone=backbone, **settings)
+    """The recipe of these settings; of a loaded backbone it says what the weights are held in.
+
+    Raises:
+        ConfigError: a setting says how to load a backbone that is loaded.
+    """
+    if not isinstance(backbone, Backbone):
+        return Recipe.make(backbone=backbone, **settings)
+    held = {"backbone": backbone.name, "quantization": backbone.quantization}
+    as_it_is = {name: field.default for name, field in Recipe.model_fields.items()} | held
+    given = [key for key in _LOADING if settings.get(key, as_it_is[key]) != as_it_is[key]]
+    if given:
+        raise ConfigError(
+            f'{", ".join(given)}: "{backbone.name}" is loaded already, and this says how to load '
+            "a backbone. Leave it out, or give the backbone's name instead."
+        )
+    return Recipe.make(**{**settings, **held})
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, watcher: Watcher | None = None) -> Result:
@@ -347,6 +358,12 @@ def task_of(
     options = TaskOptions.of(recipe.to_dict(), labels=labels, offset=offset)
     return make_task(recipe.task, template, backbone, options)
 
+
+# Settings that say how a backbone is loaded.
+_LOADING = (
+    *("dtype", "device", "device_map", "offload_folder", "quantization"),
+    *("revision", "trust_remote_code"),
+)
 
 # Settings that say where to run and what to show, not what is computed.
 _NOT_IDENTITY = frozenset(

@@ -30,6 +30,7 @@ from ptune.training.build import default_epochs
 from ptune.training.cache import Encoded, encode_rows
 from ptune.training.checkpoint import SETS
 from ptune.training.earlier import PROMPT, check_places, check_resume, told_earlier
+from ptune.training.facts import unused
 from ptune.training.job import (
     identity_of,
     load_backbone,
@@ -155,6 +156,11 @@ def _check_common(recipes: Mapping[str, Recipe]) -> None:
     for key, none in (("calibration", "none"), ("found_words", None)):
         if any(getattr(recipe, key) != none for recipe in recipes.values()):
             raise ConfigError(f"{key} does not go with a shared prompt. Leave it out.")
+    if any(recipe.trunk_cache not in ("auto", "off") for recipe in recipes.values()):
+        raise ConfigError(
+            "trunk_cache does not go with a shared prompt: the states of several sets are not "
+            "remembered. Leave it out."
+        )
     (first, one), *others = recipes.items()
     for name, other in others:
         for key, value in one.to_dict().items():
@@ -231,7 +237,11 @@ def _run(
         "validation rows": {one.name: len(one.rows.data.validation or ()) for one in sets},
         "trained parameters": learner.prompt.numbers,
         "trained share": learner.prompt.numbers / backbone.parameters,
-        "notes": [*notes, *(note for one in sets for note in (*one.data.notes, *one.rows.notes))],
+        "notes": [
+            *notes,
+            *(note for one in sets for note in (*one.data.notes, *one.rows.notes)),
+            *unused(sets[0].recipe),  # such settings are equal in all sets
+        ],
     }
     loop = Loop(backbone, [learner], accelerator=accelerator)
     learner.report.start(learner.plan, facts, step=learner.progress.step)

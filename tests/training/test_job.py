@@ -371,6 +371,25 @@ def test_a_setting_that_says_nothing_of_the_run_is_told(backbone, settings, said
     assert "notes" not in train(backbone, few).facts
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"dtype": "bfloat16", "revision": "main"}, "dtype, revision"),
+        ({"quantization": "int8"}, "quantization"),
+        ({"device": "nonsense", "device_map": "disk"}, "device, device_map"),
+    ],
+)
+def test_how_to_load_a_backbone_is_not_said_of_one_that_is_loaded(backbone, settings, named):
+    with pytest.raises(ConfigError) as error:
+        train(backbone, TABLE | {"max_steps": 1} | settings)
+    assert str(error.value) == (
+        f'{named}: "{backbone.name}" is loaded already, and this says how to load a backbone. '
+        "Leave it out, or give the backbone's name instead."
+    )
+    plain = {"dtype": "auto", "quantization": None, "device": "auto"}
+    assert train(backbone, TABLE | {"max_steps": 1} | plain).steps == 1
+
+
 def test_a_home_folder_is_written_out_for_all_that_a_run_writes(backbone, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,8 @@ def test_every_setting_of_the_recipe_that_the_loop_reads_arrives():
         "encoder_lr": 0.02,
         "weight_decay": 0.1,
         "clip": 2.0,
-        "schedule": "cosine",
+        "schedule": "exponential",
+        "epoch_decay": 0.9,
         "warmup_share": 0.3,
         "evaluation_batch_size": 5,
         "evaluate_every": 7,
@@ -35,6 +36,10 @@ def test_every_setting_of_the_recipe_that_the_loop_reads_arrives():
     }
     made = dataclasses.asdict(options(**given))
     assert {key: made[key] for key in given} == given
+
+
+def test_an_exponential_schedule_has_the_factor_of_p_tuning_v2_by_default():
+    assert options(schedule="exponential").epoch_decay == 0.95
 
 
 def test_the_metric_of_the_problem_is_the_default():

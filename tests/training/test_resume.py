@@ -224,6 +224,17 @@ def test_batches_by_tokens_go_on_too(tmp_path, backbone):
         assert_equal_runs(output, tmp_path / "whole")
 
 
+def test_step_sizes_that_fall_from_epoch_to_epoch_go_on_where_they_were(tmp_path, backbone):
+    settings = TABLE | {"schedule": "exponential", "epoch_decay": 0.5, "warmup_share": 0.0}
+    train(backbone, settings, output=tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(backbone, settings, output=tmp_path / "a", watcher=Watcher(die_after=3))
+    train(backbone, settings, output=tmp_path / "a", resume=True)
+    assert_equal_runs(tmp_path / "a", tmp_path / "whole")
+    rates = [line["lr"] for line in log_of(tmp_path / "a") if "lr" in line]
+    assert rates == pytest.approx([0.3, 0.3, 0.15, 0.15, 0.075, 0.075])
+
+
 def test_other_rows_are_refused(stopped, backbone):
     rows = [*ROWS[:-1], {"text": "good film", "label": "complaint"}]
     message = (

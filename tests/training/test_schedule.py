@@ -196,11 +196,12 @@ def test_by_tokens_the_steps_of_all_epochs_are_known_before_the_first():
 
 
 def shares(kind, steps=10, warmup=2):
-    return [lr_share(step, steps, warmup=warmup, kind=kind) for step in range(steps)]
+    made = plan(rows=steps, rows_per_step=1, epochs=1)
+    return [lr_share(step, made, warmup=warmup, kind=kind) for step in range(steps)]
 
 
 def test_the_learning_rate_rises_to_its_largest_at_the_end_of_the_warm_up():
-    for kind in ("linear", "cosine", "constant"):
+    for kind in ("linear", "cosine", "constant", "exponential"):
         assert shares(kind)[:3] == [0.5, 1.0, 1.0]
 
 
@@ -224,3 +225,43 @@ def test_without_a_warm_up_the_first_step_is_the_largest():
 
 def test_a_warm_up_as_long_as_the_run_only_rises():
     assert shares("linear", steps=4, warmup=4) == [0.25, 0.5, 0.75, 1.0]
+
+
+def shares_by_epoch(made, warmup=0, decay=0.5):
+    settings = {"warmup": warmup, "kind": "exponential", "epoch_decay": decay}
+    return [lr_share(step, made, **settings) for step in range(made.steps)]
+
+
+def test_an_exponential_schedule_falls_from_epoch_to_epoch_and_not_within_one():
+    assert shares_by_epoch(plan()) == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert shares_by_epoch(plan(), decay=1.0) == [1] * 9
+
+
+def test_an_exponential_schedule_is_torchs_stepped_once_an_epoch():
+    made, weight = plan(epochs=5), torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    oracle = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.95)
+    rates = []
+    for step in range(made.steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if made.ends_epoch(step + 1):
+            oracle.step()
+    assert shares_by_epoch(made, decay=0.95) == pytest.approx(rates)
+
+
+def test_a_warm_up_reaches_the_largest_step_size_whatever_epoch_it_ends_in():
+    assert shares_by_epoch(plan(), warmup=2) == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert shares_by_epoch(plan(), warmup=4) == [0.25, 0.5, 0.75, 1, 1, 1, 0.5, 0.5, 0.5]
+    assert shares_by_epoch(plan(epochs=1), warmup=3) == [pytest.approx(k / 3) for k in (1, 2, 3)]
+
+
+def test_an_exponential_schedule_does_not_know_where_the_run_ends():
+    assert shares_by_epoch(plan(max_steps=5)) == shares_by_epoch(plan())[:5]
+
+
+def test_by_tokens_an_exponential_schedule_falls_where_an_epoch_ends():
+    made = by_tokens(drawn_lengths(200), 2400, per_step=3, epochs=3)
+    sizes = [b - a for a, b in zip(made.starts, made.starts[1:], strict=False)]
+    expected = [share for share, size in zip((1, 0.5, 0.25), sizes, strict=True) for _ in range(size)]
+    assert shares_by_epoch(made) == expected

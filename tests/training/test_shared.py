@@ -266,6 +266,19 @@ def test_what_is_measured_of_one_prompt_alone_is_refused(backbone, settings):
         train_shared({"a": one, "b": one}, backbone=backbone)
 
 
+def test_a_trunk_is_not_kept_for_several_sets(backbone):
+    one = Recipe.make(**DEEP_HEAD, layers=(2,), trunk_cache="1GB")
+    with pytest.raises(ConfigError, match="trunk_cache does not go with a shared prompt"):
+        train_shared({"a": one, "b": one}, backbone=backbone)
+
+
+def test_a_setting_that_says_nothing_of_the_run_is_told(backbone, files):
+    watcher = Watcher()
+    shared(backbone, files, encoder_lr=0.5, max_steps=1, watcher=watcher)
+    said = [note for note in watcher.facts["notes"] if note.startswith("encoder_lr = 0.5 has no")]
+    assert len(said) == 1
+
+
 def test_the_artifact_of_a_set_says_what_was_pooled(backbone, files):
     found = shared(backbone, files, max_steps=1)
     pooled = {one.prompt.settings["pooling"] for one in found.results.values()}
