@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefork import prefork
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -58,16 +60,25 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """`ptune` and `python` are those of this test; nothing asks the network."""
-    programs = folder / ".programs"
-    programs.mkdir()
-    for name, command in {"ptune": "-m ptune", "python": ""}.items():
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n', encoding="utf-8")
-        program.chmod(0o755)
+@contextmanager
+def programs() -> Iterator[Path]:
+    """A folder with `ptune` and `python`, which are those of this test, and quick to start."""
+    with tempfile.TemporaryDirectory() as name, prefork(Path(name), settings()) as python:
+        ptune = Path(name) / "ptune"
+        ptune.write_text(f'#!/bin/sh\nexec "{python}" -m ptune "$@"\n', encoding="utf-8")
+        ptune.chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module", name="programs")
+def programs_of_this_module() -> Iterator[Path]:
+    with programs() as folder:
+        yield folder
+
+
+def settings() -> dict[str, str]:
+    """What the environment says: nothing asks the network."""
     return os.environ | {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "100",
@@ -79,7 +90,7 @@ def environment(folder: Path) -> dict[str, str]:
 def run_block(block: Block, folder: Path, env: dict[str, str]) -> str:
     """Run a block and return what it printed."""
     if block.kind == "python":
-        command = [sys.executable, "-c", block.body]
+        command = ["python", "-c", block.body]
     else:
         command = ["bash", "-euo", "pipefail", "-c", block.body]
     if block.mark == "interrupted":
@@ -109,9 +120,10 @@ def interrupt(command: list[str], folder: Path, env: dict[str, str]) -> str:
     return errors.strip().splitlines()[-1] + "\n"
 
 
-def walk(page: Path, folder: Path, told: Callable[[Block, str], None]) -> None:
-    """Run a page; `told` hears of each block of text and of what was printed for it."""
-    env = environment(folder)
+def walk(page: Path, folder: Path, bin: Path, told: Callable[[Block, str], None]) -> None:
+    """Run a page by the programs in `bin`; `told` hears of each text, and of what was printed."""
+    env = settings()
+    env["PATH"] = f"{bin}{os.pathsep}{env['PATH']}"
     printed = None
     for block in blocks_of(page):
         if block.runs:
@@ -139,14 +151,14 @@ def bare(text: str) -> list[str]:
         for page in PAGES
     ],
 )
-def test_every_block_runs_and_prints_what_stands_below_it(page, tmp_path):
+def test_every_block_runs_and_prints_what_stands_below_it(page, tmp_path, programs):
     compared = []
 
     def told(block: Block, printed: str) -> None:
         assert bare(printed) == bare(block.body)
         compared.append(block)
 
-    walk(page, tmp_path, told)
+    walk(page, tmp_path, programs, told)
     assert compared
 
 
@@ -291,8 +303,8 @@ def write_outputs(page: Path) -> None:
     """Put what the blocks print below them."""
     text = page.read_text(encoding="utf-8")
     outputs: list[tuple[tuple[int, int], str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        walk(page, Path(folder), lambda block, printed: outputs.append((block.span, printed)))
+    with tempfile.TemporaryDirectory() as folder, programs() as bin:
+        walk(page, Path(folder), bin, lambda block, printed: outputs.append((block.span, printed)))
     assert page.read_text(encoding="utf-8") == text, f"{page} was changed while it ran"
     for (start, end), printed in reversed(outputs):
         lines = [line.rstrip() for line in printed.rstrip().splitlines()]
