@@ -5,6 +5,7 @@ repository (../shared/data), its own files are read too.
 """
 
 import json
+import math
 import re
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,7 @@ ROWS = {
         for label in ("entailment", "contradiction", "neutral")
     ],
     "rte": [
-        {"premise": "it was so dull .", "hypothesis": "no reply", "label": label, "idx": 0}
+        {"premise": "it was so dull .", "hypothesis": "no reply.", "label": label, "idx": 0}
         for label in ("entailment", "not_entailment")
     ],
     "multirc": [
@@ -91,7 +92,7 @@ PATTERNS = {
     "cb": "[CLS]it was so dull[SEP]no reply?[0]answer:<1>[SEP]",
     "rte": "[CLS]it was so dull.question:no reply?[0]answer:<1>.[SEP]",
     "multirc": "[CLS]the tweet was dull.question:is it great?is it no?[0]<1>.[SEP]",
-    "wic": "[CLS]great film.[SEP]dull film.[0]film?<1>[SEP]",
+    "wic": "<s>great film.</s></s>dull film.[0]*film*?<1></s>",
     "copa": "[CLS]no reply or it was great?the film was dull so[0]<2>.[SEP]",
     "wsc": "<s>[0]The film was so dull that*it*had no reply.[1]pronoun'*it*'refers to<8>.</s>",
 }
@@ -128,7 +129,7 @@ def test_a_recipe_is_a_cloze_and_renders_the_published_pattern(path):
     recipe = recipe_of(path)
     assert recipe.task == ("multiple-choice" if path.stem == "copa" else "masked-lm")
     rows = rows_for(ROWS[path.stem], recipe.to_dict())
-    kind = "roberta" if path.stem == "wsc" else "wordpiece"  # the word pieces know no star
+    kind = "roberta" if path.stem in ("wic", "wsc") else "wordpiece"  # which knows no star
     backbone = backbone_of("bert", kind)
     plain = recipe.changed(verbalizer={})  # the pattern is the same whatever the answer words are
     labels = ("yes", "no") if recipe.verbalizer else ()
@@ -162,13 +163,15 @@ def test_a_recipe_follows_the_protocol_of_the_few_shot_runs(path):
     asked = {
         "batch_size": 16, "evaluate_every": 20, "keep": "equal", "patience": 10, "clip": 1.0,
         "train_backbone": True, "backbone_lr": 1e-5, "backbone_weight_decay": 0.1,
-        "method": "p-tuning", "encoder": "lstm", "init": "paper", "schedule": "linear",
+        "method": "p-tuning", "encoder": "lstm", "encoder_hidden": 256, "init": "paper",
+        "schedule": "linear",
     }  # fmt: skip
     assert {key: getattr(recipe, key) for key in asked} == asked
     assert recipe.lr == recipe.encoder_lr
     assert recipe.lr == (1e-5 if path.stem in ("cb", "copa", "wic") else 1e-4)
     assert recipe.max_steps == (250 if path.stem in ("boolq", "cb", "multirc") else 3500)
-    assert round(recipe.warmup_share * recipe.max_steps) == (150 if path.stem == "rte" else 0)
+    warmup = math.ceil(recipe.warmup_share * recipe.max_steps)  # as Learner counts it
+    assert warmup == (150 if path.stem == "rte" else 0)
     plan = Plan.make(32, rows_per_step=16, epochs=recipe.epochs, max_steps=recipe.max_steps, seed=0)
     assert plan.steps == recipe.max_steps
 
@@ -214,7 +217,9 @@ def test_a_recipe_trains_a_masked_model_on_files_of_the_shape_of_the_data_set(na
     own = {"train", "validation", "test", "backbone", "output"}
     settings = {key: value for key, value in recipe.to_dict().items() if key not in own}
     settings |= {"max_steps": 1, "epochs": 1, "batch_size": 2, "cache": "off"}
-    settings["template"] = recipe.template.replace("'*{pronoun}*'", "{pronoun}")  # no star there
+    for starred in ("'*{pronoun}*'", "*{word} *"):  # their tokenizer knows no star
+        plain = starred.strip("'* ")
+        settings["template"] = settings["template"].replace(starred, plain)
     if path.stem == "cb":  # it writes Maybe as several tokens
         settings["verbalizer"] = recipe.verbalizer | {"neutral": ("great",)}
     result = ptune.train(backbone, file, validation=file, test=file, **settings)

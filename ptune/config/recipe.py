@@ -35,7 +35,14 @@ from ptune.config.settings import (
     TaskSettings,
     TrainingSettings,
 )
-from ptune.config.settings.training import ADAPTERS_LR, AVERAGE, BACKBONE_LR, ENCODER_LR, HEAD_LR
+from ptune.config.settings.training import (
+    ADAPTERS_LR,
+    AVERAGE,
+    BACKBONE_LR,
+    ENCODER_LR,
+    EPOCH_DECAY,
+    HEAD_LR,
+)
 from ptune.config.wording import SettingRow, absent, refusal, row, takes_yaml, together
 from ptune.errors import ConfigError
 
@@ -137,6 +144,7 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
         head_lr = HEAD_LR if trains_head(self.task, self.choose_by) else None
         whole = BACKBONE_LR if self.train_backbone else None
         backbone_lr = ADAPTERS_LR if self.train_backbone == "adapters" else whole
+        epoch_decay = EPOCH_DECAY if self.schedule == "exponential" else None
         # The mean of a whole backbone would be another copy of it in memory.
         average = 0.0 if self.train_backbone is True else AVERAGE
         return self.changed(
@@ -146,6 +154,7 @@ class Recipe(TrainingSettings, PromptSettings, TaskSettings, DataSettings, Backb
             encoder_lr=self.encoder_lr or ENCODER_LR,
             head_lr=self.head_lr or head_lr,
             backbone_lr=self.backbone_lr or backbone_lr,
+            epoch_decay=self.epoch_decay or epoch_decay,
             metric=self.metric or METRICS_OF[kind_of(self.task, self.problem, self.answer)][0],
         )
 

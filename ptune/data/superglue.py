@@ -2,13 +2,16 @@ r"""Readers of SuperGLUE's files: rows with a shape of their own become plain on
 
     reader: superglue/multirc    a passage with its questions  ->  a row for each answer
     reader: superglue/copa       cause or effect               ->  because or so, texts to be joined
+    reader: superglue/rte        a sentence that may follow    ->  without its final punctuation
     reader: superglue/wsc        two spans and their places    ->  a text with its pronoun in stars
 
-What is done to the texts is what the P-tuning paper's code does (PT-Fewshot/pet/pvp.py, tasks.py).
-The other tasks (BoolQ, CB, RTE, WiC) are plain rows and need no reader.
+What is done to the texts is what the P-tuning paper's code does
+(PT-Fewshot/data_utils/task_pvps.py, task_processors.py). The other tasks (BoolQ, CB, WiC) are plain
+rows and need no reader.
 """
 
 import re
+import string
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -78,6 +81,20 @@ def _inside(text: str) -> str:
     return (text[:1].lower() + text[1:]).rstrip(".")
 
 
+def read_rte(rows: Rows) -> Rows:
+    """The same rows, their hypothesis without the punctuation at its end: a mark follows it there.
+
+    Raises:
+        DataError: a row has no hypothesis.
+    """
+    return _each(rows, _rte)
+
+
+def _rte(row: Row, where: str) -> Row:
+    hypothesis = _part(row, "hypothesis", str, where, "superglue/rte needs hypothesis")
+    return {**row, "hypothesis": hypothesis.rstrip(string.punctuation)}
+
+
 def read_wsc(rows: Rows) -> Rows:
     """Rows with text (its pronoun in stars), pronoun, span, and label: whether it refers to that.
 
@@ -131,5 +148,6 @@ def _part(row: Any, name: str, kind: type, where: str, wanted: str) -> Any:
 READERS: Mapping[str, Callable[[Rows], Rows]] = {
     "superglue/multirc": read_multirc,
     "superglue/copa": read_copa,
+    "superglue/rte": read_rte,
     "superglue/wsc": read_wsc,
 }

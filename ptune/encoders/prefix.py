@@ -181,7 +181,11 @@ class PrefixEncoder(Encoder):
         return self.initial + self.scale * (self.shift + made)
 
     def forward(self, indices: Int[Tensor, "batch slots"]) -> Float[Tensor, "batch slots floats"]:
-        """Return the keys and values of these slots; in training, each row with its own dropout."""
+        """Return the keys and values of these slots, in training with dropout.
+
+        Each row of `indices` has a mask of its own. A run asks for one row, so that all rows of a
+        pass share its mask.
+        """
         return self.dropout(super().forward(indices))
 
     def split(self, flat: Float[Tensor, "slots floats"]) -> list[KeysValues]:

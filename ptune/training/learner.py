@@ -140,9 +140,13 @@ class Learner:
         self.report.step(self.progress.step, self.plan, loss, share * self.options.lr)
 
     def _set_lr(self) -> float:
-        steps = self.plan.steps
-        warmup = math.ceil(self.options.warmup_share * steps)
-        share = lr_share(self.progress.step, steps, warmup=warmup, kind=self.options.schedule)
+        share = lr_share(
+            self.progress.step,
+            self.plan,
+            warmup=math.ceil(self.options.warmup_share * self.plan.steps),
+            kind=self.options.schedule,
+            epoch_decay=self.options.epoch_decay,
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = group["largest_lr"] * share
         return share

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 
 from ptune.config import Recipe
+from ptune.config.settings.training import Schedule
 from ptune.trainable import TrainablePrompt
 
 
@@ -16,7 +17,7 @@ def autocasts(recipe: Recipe, held: torch.dtype) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See `ptune settings` for meanings and ranges; `lr` and `metric` are resolved here."""
+    """See `ptune settings` for meanings and ranges; what is null there is resolved here."""
 
     lr: float
     encoder_lr: float
@@ -26,7 +27,8 @@ class Options:
     weight_decay: float
     clip: float
     average: float
-    schedule: Literal["linear", "cosine", "constant"]
+    schedule: Schedule
+    epoch_decay: float
     warmup_share: float
     evaluation_batch_size: int
     evaluate_every: int | None
@@ -59,6 +61,7 @@ class Options:
             clip=recipe.clip,
             average=recipe.average or 0.0,
             schedule=recipe.schedule,
+            epoch_decay=recipe.epoch_decay or 1.0,
             warmup_share=recipe.warmup_share,
             evaluation_batch_size=recipe.evaluation_batch_size,
             evaluate_every=recipe.evaluate_every,

@@ -12,11 +12,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from ptune.config.settings.training import Schedule
 
 # Rows are put in order of length within so many batches at a time: enough for like lengths to meet,
 # few enough that who meets whom differs from epoch to epoch (as in transformers).
@@ -228,16 +230,23 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def lr_share(
-    step: int, steps: int, *, warmup: int, kind: Literal["linear", "cosine", "constant"]
+    step: int, plan: Plan, *, warmup: int, kind: Schedule, epoch_decay: float = 1.0
 ) -> float:
     """Share of the largest learning rate at a step, from 0: up linearly, then down.
 
-    >>> [lr_share(s, 5, warmup=2, kind="linear") for s in range(5)]
+    Args:
+        epoch_decay: of an exponential schedule, what is left of the share from one epoch to the
+            next; the epoch in which the warm-up ends is the first.
+
+    >>> plan = Plan.make(5, rows_per_step=1, epochs=1, max_steps=None, seed=0)
+    >>> [lr_share(step, plan, warmup=2, kind="linear") for step in range(plan.steps)]
     [0.5, 1.0, 1.0, 0.6666666666666667, 0.33333333333333337]
     """
     if step < warmup:
         return (step + 1) / warmup
     if kind == "constant":
         return 1.0
-    done = (step - warmup) / max(1, steps - warmup)
+    if kind == "exponential":
+        return float(epoch_decay ** (plan.epoch_of(step) - plan.epoch_of(warmup)))
+    done = (step - warmup) / max(1, plan.steps - warmup)
     return 1.0 - done if kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

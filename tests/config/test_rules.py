@@ -170,6 +170,13 @@ DEEP = "p-tuning-v2"
             "keep = equal needs validation rows. Give validation or validation_share.",
         ),
         (
+            {"epoch_decay": 0.9},
+            (
+                "epoch_decay = 0.9 goes with schedule = exponential only; schedule is linear. Set "
+                "schedule: exponential, or epoch_decay: null."
+            ),
+        ),
+        (
             {"projection": 8},
             "projection = 8 goes with method = p-tuning-v2 only; method is p-tuning.",
         ),

@@ -109,6 +109,21 @@ def test_copa_knows_two_questions():
     )
 
 
+@pytest.mark.parametrize(
+    ("hypothesis", "without"),
+    [("It rained.", "It rained"), ('He said "no!".', 'He said "no'), ("a.b", "a.b"), ("...", "")],
+)
+def test_rte_asks_about_the_hypothesis_without_the_punctuation_at_its_end(hypothesis, without):
+    row = {"premise": "The lawn was wet.", "hypothesis": hypothesis, "label": "entailment"}
+    assert read("rte", row) == [row | {"hypothesis": without}]
+
+
+def test_rte_needs_a_hypothesis():
+    assert refused(lambda: read("rte", {"premise": "The lawn was wet."})) == (
+        "the given rows, row 1: hypothesis is nothing. superglue/rte needs hypothesis."
+    )
+
+
 @pytest.mark.parametrize("place", [3, 4, 5])
 def test_the_pronoun_of_wsc_stands_in_stars_also_where_its_place_is_one_off(place):
     (row,) = read("wsc", WSC | {"target": WSC["target"] | {"span2_index": place}})

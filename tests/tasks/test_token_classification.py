@@ -110,6 +110,19 @@ def test_virtual_tokens_and_the_tokens_inside_a_word_are_no_words(backbones):
     assert example.sequence.ids[-1] == -3
 
 
+def test_other_fields_are_read_and_are_no_words(backbones):
+    backbone = backbones["bert"]
+    rows = [{**row, "asked": word} for row in ROWS[:1] for word in ("parcel-late", "is")]
+    alone, first, second = (
+        *task_of(backbone, "{soft:2}{tokens}").examples(rows[:1], ANSWERS[:1]),
+        *task_of(backbone, "{soft:2}{tokens} : {asked}").examples(rows, ANSWERS[:1] * 2),
+    )
+    assert first.sequence.ids != second.sequence.ids
+    for one in (first, second):
+        assert one.sequence.ids[: len(alone.sequence.ids)] == alone.sequence.ids
+        assert (one.sequence.reads, one.target) == (alone.sequence.reads, alone.target)
+
+
 def test_a_row_has_the_loss_and_prediction_that_it_has_alone(backbones):
     backbone = backbones["llama"]
     task, prompt = task_of(backbone), prompt_of(backbone)

@@ -263,5 +263,7 @@ def test_an_exponential_schedule_does_not_know_where_the_run_ends():
 def test_by_tokens_an_exponential_schedule_falls_where_an_epoch_ends():
     made = by_tokens(drawn_lengths(200), 2400, per_step=3, epochs=3)
     sizes = [b - a for a, b in zip(made.starts, made.starts[1:], strict=False)]
-    expected = [share for share, size in zip((1, 0.5, 0.25), sizes, strict=True) for _ in range(size)]
+    expected = [
+        share for share, size in zip((1, 0.5, 0.25), sizes, strict=True) for _ in range(size)
+    ]
     assert shares_by_epoch(made) == expected

@@ -97,6 +97,13 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     (
+        lambda v: v["epoch_decay"] is not None and v["schedule"] != "exponential",
+        (
+            "epoch_decay = {epoch_decay} goes with schedule = exponential only; schedule is "
+            "{schedule}. Set schedule: exponential, or epoch_decay: null."
+        ),
+    ),
+    (
         lambda v: (
             v["validation"] is not None and v["validation_share"] not in (0, VALIDATION_SHARE)
         ),

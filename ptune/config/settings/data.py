@@ -43,9 +43,9 @@ class DataSettings(BaseModel):
         "choices, or choice1, choice2 and so on.",
         allowed="a column, or a list of columns",
     )
-    reader: Literal["superglue/copa", "superglue/multirc", "superglue/wsc"] | None = _setting(
-        None, "For files of a shape of their own: what makes plain rows of them."
-    )
+    reader: (
+        Literal["superglue/copa", "superglue/multirc", "superglue/rte", "superglue/wsc"] | None
+    ) = _setting(None, "For files of a shape of their own: what makes plain rows of them.")
     labels: tuple[str, ...] | None = _setting(
         None, "Labels in their order; null: found in train, sorted."
     )

@@ -19,6 +19,10 @@ BACKBONE_LR = 1e-5
 # As the LoRA paper trains GPT-2 and GPT-3 (arXiv:2106.09685, appendix D).
 ADAPTERS_LR = 2e-4
 
+# As P-tuning v2's code has it for tags and questions (training/trainer_exp.py: gamma).
+EPOCH_DECAY = 0.95
+
+Schedule = Literal["linear", "cosine", "constant", "exponential"]
 Metric = Literal[
     "accuracy",
     "macro_f1",
@@ -86,8 +90,15 @@ class TrainingSettings(BaseModel):
         low=0.0,
         high=1.0,
     )
-    schedule: Literal["linear", "cosine", "constant"] = _setting(
-        "linear", "How the step size falls after the warm-up."
+    schedule: Schedule = _setting(
+        "linear", "How the step size falls after the warm-up; exponential: from epoch to epoch."
+    )
+    epoch_decay: float | None = _setting(
+        None,
+        "Of an exponential schedule: what is left of the step size from one epoch to the next; "
+        f"null: {EPOCH_DECAY}.",
+        low=1e-8,
+        high=1.0,
     )
     warmup_share: float = _setting(
         0.06, "Share of all steps in which the step size rises.", low=0.0, high=1.0
