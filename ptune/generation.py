@@ -106,10 +106,15 @@ def _generated(
 
 
 def _positions(backbone: Backbone, call: Call, mask: Int[Tensor, "rows tokens"]) -> dict[str, Any]:
-    """Where prompts move the text: positions; else the model counts as `run` does."""
-    if call.rows is None or not any(prompt.offset for prompt in call.prompts):
+    """Positions where `generate` would count otherwise than `run` does.
+
+    Where prompts move the text, and where positions begin behind the padding id (RoBERTa):
+    transformers' own `generate` lets them begin at 0 there, its `forward` does not.
+    """
+    begin = backbone.geometry.first_position
+    if call.rows is None or not (begin or any(prompt.offset for prompt in call.prompts)):
         return {}
-    first = backbone.geometry.first_position + call.moves(call.rows)[:, None]
+    first = begin + call.moves(call.rows)[:, None]
     return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0) + first}
 
 

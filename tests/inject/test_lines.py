@@ -185,3 +185,17 @@ def test_a_model_whose_cache_mixes_rows_up_continues_each_alone():
     rows = [TokenSequence(ids) for ids in drawn(7, 2, 7, 4)]
     together = generate(b, NONE, rows, max_new_tokens=5)
     assert together == [generate(b, NONE, [row], max_new_tokens=5)[0] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "Camembert"])
+def test_positions_behind_the_padding_id_are_those_of_a_pass(kind):
+    made = getattr(hf, f"{kind}ForCausalLM")
+    sizes = SMALL | {"pad_token_id": 1, "is_decoder": True}
+    b = backbone(lambda: made(getattr(hf, f"{kind}Config")(**sizes)))
+    rows = [TokenSequence(ids) for ids in drawn(7, 3)]
+    for row, found in zip(rows, generate(b, NONE, rows, max_new_tokens=5), strict=True):
+        said = row.ids
+        for _ in range(5):
+            whole = TokenSequence(said, reads=(len(said) - 1,))
+            said += (int(run(b, NONE, b.pack([whole]), read="logits").argmax()),)
+        assert tuple(found) == said[len(row.ids) :]
