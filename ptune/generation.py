@@ -44,8 +44,9 @@ def generate(
     """
     check_sites(backbone, prompts)
     backbone.check_ids(sequences)
-    longest = max(len(side.ids) for one in sequences for side in (one, one.answered))
-    check_length(backbone, longest, prompts)
+    check_length(backbone, max(len(one.answered.ids) for one in sequences), prompts)
+    if backbone.geometry.two_sided:  # prompts move the decoder's tokens alone
+        check_length(backbone, max(len(one.ids) for one in sequences))
     search = {
         "max_new_tokens": max_new_tokens,
         "num_beams": beams,
@@ -146,7 +147,8 @@ def continue_rows(
     else:
         real = mask.bool()
         backbone.check_ids([TokenSequence(tuple(texts[real].tolist()))])
-        texts = texts.masked_fill(~real, 0)  # never seen, and a model may have no such token
+        known = (texts >= 0) & (texts < backbone.geometry.num_embeddings)
+        texts = texts.masked_fill(~(real | known), 0)  # padding, which no model sees
         asked["input_ids"] = call.virtual(texts, torch.zeros_like(texts))
     with backbone.injected() as injection, injection.serving(call):
         return backbone.model.generate(**asked, **options)

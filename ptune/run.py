@@ -125,8 +125,9 @@ def _prepared(
 ) -> tuple[Call, dict[str, Any]]:
     """What a pass over a batch shares with its hooks, and the arguments of the model."""
     check_sites(backbone, prompts)
-    sides = (batch,) if batch.decoder is None else (batch, batch.decoder)
-    check_length(backbone, max(side.longest for side in sides), prompts)
+    check_length(backbone, (batch.decoder or batch).longest, prompts)
+    if batch.decoder is not None:  # prompts move the decoder's tokens alone
+        check_length(backbone, batch.longest)
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)
     ids = call.virtual(batch.ids, batch.prompt)
@@ -160,7 +161,7 @@ def _heads(shape: SiteShape) -> str:
     return f"{shape.kv_heads} key/value heads of {width} numbers"
 
 
-def check_length(backbone: Backbone, tokens: int, prompts: Sequence[PromptTensors]) -> None:
+def check_length(backbone: Backbone, tokens: int, prompts: Sequence[PromptTensors] = ()) -> None:
     """Refuse rows that reach beyond the positions that a backbone has.
 
     Those that only know differences of positions run with rows of any length.

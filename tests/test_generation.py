@@ -142,6 +142,19 @@ def test_ids_that_no_token_has_are_refused_in_a_sentence():
         )
 
 
+def test_padding_is_no_other_token_for_a_rule_that_counts_tokens():
+    model = prompted("llama")
+    rows, mask = torch.tensor([[1, 1, 12, 40]]), torch.tensor([[0, 0, 1, 1]])
+    calls = []
+
+    def heard(ids, scores):
+        calls.append(ids.tolist()[0])
+        return scores
+
+    model.generate(rows, mask, **PLAIN, logits_processor=[heard])
+    assert calls[0].count(1) == 2
+
+
 def test_padding_may_have_any_id():
     model = prompted("llama")
     mask = torch.tensor([[0, 0, 1, 1]])

@@ -306,6 +306,17 @@ def test_a_row_beyond_the_positions_of_a_model_is_refused(moved):
         )
 
 
+def test_a_prompt_that_moves_the_decoder_takes_no_positions_of_the_encoder():
+    b = backbone("bart")
+    prompt = PromptTensors(offset=5)
+    row = TokenSequence((7,) * 64, decoder=TokenSequence((3,), reads=(0,)))
+    assert len(run(b, [prompt], b.pack([row]))) == 1
+    assert len(generate(b, [prompt], [row], max_new_tokens=1)) == 1
+    longer = TokenSequence((7,), decoder=TokenSequence((3,) * 60, reads=(0,)))
+    with pytest.raises(BackboneError, match="A row has 60 tokens, virtual ones included, which"):
+        run(b, [prompt], b.pack([longer]))
+
+
 def test_a_row_may_be_longer_than_a_model_was_trained_on_where_only_differences_matter():
     b = backbone()
     with torch.no_grad():

@@ -54,6 +54,7 @@ class Injection:
         if shims.wants_a_mask(model):
             self._packed_name = attention.PACKED_WITH_MASK
         self._undo: list[Callable[[], None]] = []
+        self.thread = get_ident()
 
     def site(self, module: nn.Module) -> int | None:
         """The site that this call of an attention module is; None while probing."""
@@ -280,10 +281,10 @@ def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
         thread = get_ident()
 
         def run(*inner: Any, **named: Any) -> Any:
-            # The backward pass of a GPU has threads of its own, for which the one that has its
-            # turn, and holds the injection, is waiting.
+            # The backward pass of a GPU has threads of its own, for which the one that called it,
+            # and may hold the injection, is waiting: there is no turn to wait for then.
             held = injection.model.__dict__.get("_ptune")
-            if held is not None and get_ident() != thread:
+            if held is not None and held.thread == thread != get_ident():
                 return held.again(call, counts, lambda: forward(*inner, **named))
             with injected(
                 injection.model,

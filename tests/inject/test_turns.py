@@ -113,3 +113,28 @@ def test_a_backward_pass_in_another_thread_does_not_wait_for_the_one_that_waits_
         return vectors.grad
 
     assert torch.equal(gradient(True), gradient(False))
+
+
+def test_a_backward_pass_in_another_thread_waits_for_the_passes_of_a_third():
+    b = tiny.backbone("llama")
+    b.gradient_checkpointing = True
+    first, second = prompts_of(b)
+    expected, row = asked(b, second), TokenSequence((-1, -2, 12, 40, 33), reads=(4,))
+    vectors = first.vectors.requires_grad_()
+    (known,) = torch.autograd.grad(run(b, [first], b.pack([row])).sum(), vectors)
+    losses = [run(b, [first], b.pack([row])).sum() for _ in range(20)]
+    wrong = []
+
+    def backwards():
+        for loss in losses:
+            (found,) = torch.autograd.grad(loss, vectors)
+            if not torch.equal(found, known):
+                wrong.append("gradient")
+
+    def predictions():
+        for _ in range(40):
+            if not torch.equal(asked(b, second), expected):
+                wrong.append("prediction")
+
+    assert in_threads(backwards, predictions) == []
+    assert wrong == []
