@@ -6,7 +6,8 @@
 Rows pass the model as they are, not packed: its cache and its ways to search are made for rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,13 +90,10 @@ def _generated(
         said, _ = _padded(call, [s.answered.ids for s in sequences], padding)
         inputs["decoder_input_ids"] = said
     inputs |= {} if two_sided else _positions(backbone, call, mask)
-    with backbone.injected() as injection, injection.serving(call):
+    with backbone.injected() as injection, injection.serving(call), _plainly(backbone.model):
         answer = backbone.model.generate(
             **inputs,
-            # Here and not below: the model's own is checked before options are looked at.
-            generation_config=GenerationConfig(num_return_sequences=1),
             **search,
-            **_PLAIN,
             # What the rows begin with: transformers puts its own in front of what does not.
             **({"decoder_start_token_id": int(said[0, 0])} if two_sided else {}),
             eos_token_id=end,
@@ -154,34 +152,18 @@ def continue_rows(
         return backbone.model.generate(**asked, **options)
 
 
-# Whatever the model's own file says: an answer is what `run` finds most likely.
-_PLAIN = {
-    "do_sample": False,
-    "prompt_lookup_num_tokens": None,
-    "watermarking_config": None,
-    "token_healing": False,
-    "max_time": None,
-    "stop_strings": None,
-    "min_new_tokens": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "bad_words_ids": None,
-    "sequence_bias": None,
-    "exponential_decay_length_penalty": None,
-    "encoder_repetition_penalty": 1.0,
-    "guidance_scale": None,
-    "penalty_alpha": None,
-    "dola_layers": None,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "early_stopping": False,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "output_attentions": False,
-    "return_dict_in_generate": False,
-}
+@contextmanager
+def _plainly(model: Any) -> Iterator[None]:
+    """Without what the model's own file says of generation: an answer is what `run` finds likely.
+
+    (But whether it has a cache: not every model can have one.)
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(use_cache=own.use_cache)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _padded(
