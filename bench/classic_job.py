@@ -180,13 +180,15 @@ def table(lines: Sequence[Line]) -> str:
             "loss, first .. last"]  # fmt: skip
     rows = []
     for line in kept:
-        here = next(
+        peers = [
             other
             for other in kept
-            if other["method"] == line["method"]
-            and other["side"] == "peft"
+            if other["side"] == "peft"
+            and other["method"] == line["method"]
+            and other["layers"] == line["layers"]
             and _plain(other) == _plain(line)
-        )
+        ]
+        here = min(peers, key=lambda other: other["seconds"])
         rows.append(_row(line, plain.get(line["method"]), here))
     return "\n".join([markdown(head, rows), "", *_notes(kept)])
 
@@ -215,10 +217,11 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
     for method in dict.fromkeys(line["method"] for line in lines):
         yield check_losses([line for line in lines if line["method"] == method])
     yield (
-        "`as PEFT here`: as PEFT in float32 for float32, and as PEFT in bf16 autocast for the "
-        "others. `times the floor`: seconds over 4 x body parameters x real tokens (prompt once) + "
-        "4 x vocabulary x hidden x read positions, at the matrix peak of the same run. ptune "
-        "labels has another loss: ptune's default, over the label words."
+        "`as PEFT here`: as PEFT in float32 for float32, and as the faster of PEFT's two sides in "
+        "bfloat16 (autocast or weights) for the others. `times the floor`: seconds over 4 x body "
+        "parameters x real tokens (prompt once) + 4 x vocabulary x hidden x read positions, at the "
+        "matrix peak of the same run. ptune labels has another loss: ptune's default, over the "
+        "label words."
     )
     rates = {("float32" if _plain(line) else "bfloat16"): line["gflops"] for line in lines}
     said = "; ".join(
@@ -226,6 +229,7 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
         for name, found in rates.items()
     )
     counts = {("float32" if _plain(line) else "bfloat16"): line["steps"] for line in lines}
+    encoders = dict.fromkeys(li["encoder"] for li in lines if li["method"] == "p-tuning")
     steps = " and ".join(f"{count} ({name})" for name, count in counts.items())
     yield settings_line(
         lines,
@@ -233,7 +237,8 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
         f"{first['slots']} virtual tokens, batch {first['batch']}, rows of at most "
         f"{first['padded_to']} tokens of ptune-tiny's tokenizer",
         f"median of {steps} steps after one to warm up, seed {first['seed']}, "
-        f"AdamW at {first['lr']}, p-tuning encoder {first['encoder']}",
+        f"AdamW at {first['lr']}",
+        *(f"p-tuning encoder {name}" for name in encoders),
         said,
     )
 

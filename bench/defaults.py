@@ -33,7 +33,9 @@ from common import (
     numbers,
     options,
     read_lines,
+    seeds_told,
     settings_line,
+    spread_said,
     write_line,
 )
 from quality import Data, quiet, settings_of
@@ -117,19 +119,21 @@ def table(lines: Sequence[Line]) -> str:
                 mean_spread([score["macro_f1"] for score in scores]),
                 mean_spread([score["loss"] for score in scores], scale=1.0, digits=3),
                 str(found[0]["steps"]),
-                str(len(found)),
+                seeds_told(run["seed"] for run in found),
             ]
         )
     head = ["method", "changed", "lr", "accuracy", "macro F1", "loss over labels", "steps"]
     head += ["seeds"]
     one = runs[0]
+    shown = markdown(head, rows)
     note = settings_line(
         runs,
         f"trec with {MODEL}, {one['rows']:,} training rows by seed, scored on {HELD_OUT} others of "
         f"the training file (the test file is not touched), {one['settings']['epochs']} epochs but "
         f"where said, batch {one['settings']['batch_size']}, 20 virtual tokens, best epoch",
+        *spread_said(shown),
     )
-    return "\n".join([markdown(head, rows), "", note])
+    return "\n".join([shown, "", note])
 
 
 def main() -> None:

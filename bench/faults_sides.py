@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ from common import PROJECT
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
+import ptune
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
 from ptune.encoders import EmbeddingEncoder, KeysValues, LSTMEncoder, PrefixEncoder
 from ptune.errors import PtuneError
-from ptune.generation import continue_rows, generate
 from ptune.heads import ClassificationHead
 from ptune.prompt import SoftPrompt
 from ptune.run import keys_values_of, run
-from ptune.trainable import BackboneWeights, TrainablePrompt
+from ptune.trainable import BackboneWeights, PromptedBackbone, TrainablePrompt
 
 sys.path.append(str(PROJECT / "tests" / "oracles"))
 
@@ -234,23 +235,25 @@ def behind_a_window() -> tuple[Side, Side]:
 
 
 def in_generate() -> tuple[Side, Side]:
-    """The first logits of `generate` behind a prefix, the same on both sides and by hand."""
-    from naive_attention import NaiveAttention
-
+    """The first logits of `generate` behind a prompt, the same on both sides and by hand."""
     model = base("llama", "CAUSAL_LM")
-    made = wrapped(model, "X", "CAUSAL_LM")
-    rows = padded([LONG])
-    options: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
-    options |= {"return_dict_in_generate": True, "output_logits": True}
-    theirs = made.generate(**rows, **options).logits[0][0]
-    backbone = backbone_of(model)
-    deep = peft_deep(made, backbone)
-    prompt = PromptTensors(deep=deep, offset=N)
-    found = continue_rows(backbone, prompt, *rows.values(), options).logits[0][0]
-    places = torch.arange(N, N + len(LONG))[None]  # PEFT's text begins behind its prefix
-    with NaiveAttention(model, deep):
-        right = model(input_ids=torch.tensor([LONG]), position_ids=places).logits[0, -1]
-    return differs(theirs, right, "generate: "), differs(found, right, "generate: ")
+    prefix, vectors = (wrapped(base("llama", "CAUSAL_LM"), k, "CAUSAL_LM") for k in "XP")
+    deep, table = peft_deep(prefix, backbone_of(model)), vectors_of(vectors)
+    forwards = {
+        "prefix in generate: ": behind_keys(model, deep),
+        "vectors in generate: ": behind_vectors(model, table),
+    }
+
+    def beside(*several: Any) -> Side:
+        sides = []
+        for made, (what, forward) in zip(several, forwards.items(), strict=True):
+            out = asked(made.generate, LONG, return_dict_in_generate=True, output_logits=True)
+            ids = out.sequences[0].tolist()
+            right = [forward(ids[:end]) for end in range(len(LONG), len(ids))]
+            sides.append(differs(torch.cat(out.logits), torch.stack(right), what))
+        return both(*sides)
+
+    return beside(prefix, vectors), beside(beside_keys("llama", deep), beside_vectors(table))
 
 
 def peft_deep(made: Any, backbone: Backbone) -> dict[int, KeysValues]:
@@ -322,18 +325,135 @@ def random_deep(backbone: Backbone, sign: int = 1, sites: Sequence[int] | None =
     return made
 
 
-def stepwise(model: Any, table: Tensor) -> Side:
-    """Greedy tokens of ptune, beside plain forwards of the whole row."""
+PLAIN: dict[str, Any] = {
+    "max_new_tokens": 5,
+    "min_new_tokens": 5,
+    "do_sample": False,
+    "pad_token_id": 0,
+}
+Forward = Callable[[Sequence[int]], Tensor]
+
+
+def asked(generate: Callable[..., Any], ids: Sequence[int], **more: Any) -> Any:
+    """What is generated behind a row."""
+    row = torch.tensor([list(ids)])
+    return generate(input_ids=row, attention_mask=torch.ones_like(row), **PLAIN, **more)
+
+
+def behind_vectors(model: Any, table: Tensor) -> Forward:
+    """The logits of what follows a row, virtual tokens in front: one plain forward of it all."""
+    return lambda ids: model.lm_head(alone(model, [table, ids])[-1])
+
+
+def behind_keys(model: Any, deep: dict[int, KeysValues]) -> Forward:
+    """The same behind a deep prompt, by loops; the text begins behind it, as PEFT's does."""
+    from naive_attention import NaiveAttention
+
+    def forward(ids: Sequence[int]) -> Tensor:
+        places = torch.arange(N, N + len(ids))[None]
+        with NaiveAttention(model, deep):
+            return model(input_ids=torch.tensor([list(ids)]), position_ids=places).logits[0, -1]
+
+    return forward
+
+
+def cached(what: str, generate: Callable[..., Any], forward: Forward) -> Side:
+    """Logits without a cache at every step, and from a returned one, beside plain forwards."""
+    more = {"return_dict_in_generate": True, "output_logits": True}
+    answer = asked(generate, LONG, use_cache=False, **more)
+    ids = answer.sequences[0].tolist()
+    right = [forward(ids[:end]) for end in range(len(LONG), len(ids))]
+    first = asked(generate, LONG, **more)
+    longer = [*first.sequences[0].tolist(), *SHORT]
+    second = asked(generate, longer, past_key_values=first.past_key_values, **more)
+    return both(
+        differs(torch.cat(answer.logits), torch.stack(right), f"{what}, no cache: "),
+        differs(second.logits[0][0], forward(longer), f"{what}, from a cache: "),
+    )
+
+
+def beside_vectors(table: Tensor) -> PromptedBackbone:
+    """Llama behind PEFT's vectors, in ptune."""
+    prompt = TrainablePrompt(shallow=EmbeddingEncoder(N, 32, initial=table))
+    return PromptedBackbone(backbone_of(base("llama", "CAUSAL_LM")), prompt)
+
+
+def beside_keys(name: str, deep: dict[int, KeysValues]) -> PromptedBackbone:
+    """A decoder behind PEFT's prefix, in ptune."""
+    backbone = backbone_of(base(name, "CAUSAL_LM"))
+    shapes = [site.shape for site in backbone.geometry.sites]
+    prefix = PrefixEncoder(N, shapes, initial=list(deep.values()))
+    prompt = TrainablePrompt(deep=prefix, sites=range(len(shapes)), offset=N)
+    return PromptedBackbone(backbone, prompt)
+
+
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+class Watcher:
+    """Remembers the steps of a run, and ends it after some."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.last, self.steps = last, list[int]()
+
+    def on_start(self, plan: Any, facts: Any) -> None:
+        """The run begins."""
+
+    def on_step(self, step: int, plan: Any, loss: float) -> None:
+        """A step is done."""
+        self.steps.append(step)
+        if step == self.last:
+            raise Killed
+
+    def on_scores(self, step: int, plan: Any, scores: Any) -> None:
+        """The validation rows were scored."""
+
+
+def p_tuned(backbone: Backbone, **more: Any) -> SoftPrompt:
+    """A few steps of P-tuning through an LSTM, by `ptune.train`."""
+    rows = [{"text": f"w{at} w{at + 9}", "label": f"w{40 + at % 2}"} for at in range(5, 15)]
+    settings: dict[str, Any] = {
+        "method": "p-tuning",
+        "encoder": "lstm",
+        "template": f"{{soft:{N}}}{{text}} {{label}}",
+        "batch_size": 4,
+        "max_steps": 6,
+    }
+    with torch.enable_grad():
+        return ptune.train(backbone, rows, **{**settings, **more}).prompt
+
+
+def kept_prompt() -> Side:
+    """A trained prompt in its folder: loaded, and loaded as the start of a run."""
+    model = base("llama", "CAUSAL_LM")
     backbone = backbone_of(model)
-    asked = TokenSequence((*VIRTUAL, *LONG))
-    (found,) = generate(backbone, [PromptTensors(table)], [asked], max_new_tokens=5)
-    ids, right = list(LONG), []
-    for _ in range(5):
-        right.append(int(model.lm_head(alone(model, [table, ids])[-1]).argmax()))
-        ids.append(right[-1])
-    end = right.index(3) if 3 in right else 5
-    same = found == right[:end]
-    return {"right": same, "said": f"tokens of plain forwards: {'right' if same else 'wrong'}"}
+    with tempfile.TemporaryDirectory() as folder:
+        trained = p_tuned(backbone, output=folder)
+        right = behind_vectors(model, trained.vectors)(LONG)
+        loaded = SoftPrompt.load(Path(folder) / "prompt")
+        found = ours(backbone, [loaded.tensors()], [row(LONG)], "logits")[0]
+        still = {"max_steps": 1, "lr": 1e-8, "encoder_lr": 1e-8}  # a step that moves nothing
+        again = p_tuned(backbone, init=str(Path(folder) / "prompt"), **still)
+    return both(
+        differs(found, right, "loaded: "),
+        differs(behind_vectors(model, again.vectors)(LONG), right, "as the start of a run: "),
+    )
+
+
+def gone_on_with() -> Side:
+    """A run that is killed on its way and gone on with, beside one that never stopped."""
+    backbone = backbone_of(base("llama", "CAUSAL_LM"))
+    first, second = Watcher(last=3), Watcher()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = p_tuned(backbone, output=Path(folder) / "whole")
+        killed = {"output": Path(folder) / "killed", "save_every": 1}
+        with suppress(Killed):
+            p_tuned(backbone, watcher=first, **killed)
+        again = p_tuned(backbone, watcher=second, resume=True, **killed)
+    said = f"killed in step {first.steps[-1]}, gone on with at step {second.steps[0]}"
+    side = differs(again.vectors, whole.vectors, f"{said} of {second.steps[-1]}: ")
+    return {**side, "right": side["right"] and second.steps[0] > 1}
 
 
 def saved_head() -> Side:

@@ -1,7 +1,8 @@
 """Why a deep prompt stays behind full fine-tuning on a small encoder: one thing changed at a time.
 
 Model: MiniLM. Every run has the same training rows, epochs, batches, data order, schedule and
-clipping, and a trained head; the best epoch is chosen on rows that are held out (of WNUT-17 its
+clipping, and a trained head; prompts are judged and kept as the mean of their last steps
+(`average`), weights are not; the best epoch is chosen on rows that are held out (of WNUT-17 its
 development file, of SQuAD questions on other articles), and those are what is reported. The test
 file is not touched. What fits the training rows but not the others overfits; what does not even fit
 the training rows lacks power or steps.
@@ -30,16 +31,21 @@ import quality_tagging
 import torch
 from common import (
     Line,
+    averaged,
     latest,
     machine,
     markdown,
     mean_spread,
+    model_path,
     numbers,
     options,
     read_lines,
+    seeds_told,
     settings_line,
+    spread_said,
     write_line,
 )
+from headed import MODEL, FineTuned, LinearHead
 from quality import Data, Task, fit, quiet, settings_of
 
 import ptune
@@ -79,13 +85,6 @@ SETS = {
     "wnut17": Set(quality_tagging.TASKS["wnut17"], "token-classification", "f1", 1000, 5, 8),
     "sst2": Set(quality_encoder.TASKS["sst2"], "sequence-classification", "accuracy", 5000, 5, 16),
     "squad": Set(quality_qa.TASKS["squad"], "question-answering", "f1", 600, 8, 8),
-}
-
-# Where the baselines of a task are: each with a LinearHead and a FineTuned.
-LEARNERS = {
-    "token-classification": quality_tagging,
-    "sequence-classification": quality_encoder,
-    "question-answering": quality_qa,
 }
 
 
@@ -129,7 +128,7 @@ def prompted(one: Set, data: Data, recipe: Recipe, variant: Variant) -> Line:
     soft = settings.pop("soft", 0)
     template = (f"{{soft:{soft}}}" if soft else "") + one.task.template
     budget = {key: getattr(recipe, key) for key in ("epochs", "batch_size", "seed")}
-    backbone = Backbone.load(quality_encoder.model_path())
+    backbone = Backbone.load(model_path())
     result = ptune.train(
         backbone,
         data.train,
@@ -158,8 +157,7 @@ def some_seen(data: Data) -> Rows:
 
 def weighed(one: Set, data: Data, recipe: Recipe, variant: Variant) -> Line:
     """A head, and weights of the backbone."""
-    module = LEARNERS[one.name]
-    kind = module.LinearHead if variant.weights == "none" else module.FineTuned
+    kind = LinearHead if variant.weights == "none" else FineTuned
     lr = recipe.head_lr if variant.weights == "none" else FULL_LR
     learner = kind(one.task, data, recipe, lr)
     if variant.weights == "lora":
@@ -172,7 +170,12 @@ def weighed(one: Set, data: Data, recipe: Recipe, variant: Variant) -> Line:
         "seen": dict(learner.scores(some_seen(data))),
         "trained": outcome.trained,
         "steps": outcome.steps,
-        "settings": {**settings_of(recipe), "lr": LORA_LR if variant.weights == "lora" else lr},
+        "settings": {
+            **outcome.settings,
+            "lr": LORA_LR if variant.weights == "lora" else lr,
+            "head_lr": recipe.head_lr,
+            "method": f"weights: {variant.weights}",
+        },
     }
 
 
@@ -215,7 +218,7 @@ def measure(args: Namespace, one: Set, variant: Variant, seed: int) -> Line:
         "times": variant.times,
         **run(one, data, recipe, variant),
         "metric": one.metric,
-        "model": "all-MiniLM-L6-v2",
+        "model": MODEL,
         "seconds": round(time.perf_counter() - start, 1),
         **machine(args.threads),
     }
@@ -234,6 +237,7 @@ def table(lines: Sequence[Line], part: str | None = None) -> str:
 
 def _table(runs: Sequence[Line]) -> str:
     metric = runs[0]["metric"]
+    weighed = [variant.name for variant in variants(1.0, 2) if variant.weights]
     rows = []
     for name in dict.fromkeys(run["variant"] for run in runs):
         found = [run for run in runs if run["variant"] == name]
@@ -245,7 +249,7 @@ def _table(runs: Sequence[Line]) -> str:
                 mean_spread([run["held_out"]["loss"] for run in found], scale=1.0, digits=3),
                 mean_spread([run["seen"][metric] for run in found]),
                 str(found[0]["steps"]),
-                str(len(found)),
+                seeds_told(run["seed"] for run in found),
             ]
         )
     said = metric.replace("f1", "entity F1" if runs[0]["task"] == "wnut17" else "F1")
@@ -253,14 +257,17 @@ def _table(runs: Sequence[Line]) -> str:
     head += [f"{said}, training rows", "steps", "seeds"]
     one = runs[0]
     usual = next(run for run in runs if run["times"] == 1)["settings"]
+    shown = markdown(head, rows)
     note = settings_line(
         runs,
         f"{one['task']} with {one['model']}, {one['rows']:,} rows by seed, {usual['epochs']} epochs"
         f" but where said, batch {usual['batch_size']}, best epoch by the held-out rows, no test "
         f"file; training rows: {min(SEEN, one['rows'])} of them, scored after training; rates of "
         f"LoRA {LORA_LR:g} and of weights {FULL_LR:g}, not searched; scores in percent",
+        *spread_said(shown),
+        *averaged(run["settings"] for run in runs if run["variant"] not in weighed),
     )
-    return "\n".join([markdown(head, rows), "", note])
+    return "\n".join([shown, "", note])
 
 
 def main() -> None:
@@ -280,13 +287,15 @@ def main() -> None:
     one = SETS[args.task]
     lr = one.recipe(0, 1).lr
     assert lr is not None
-    sites = len(Backbone.load(quality_encoder.model_path()).geometry.sites)
+    sites = len(Backbone.load(model_path()).geometry.sites)
+    lines = read_lines(args.json)
     for variant in variants(lr, sites):
         if args.only and not any(part in variant.name for part in args.only):
             continue
         for seed in numbers(args.seeds):
-            _say(args, measure(args, one, variant, seed))
-    print(table(read_lines(args.json)))
+            lines.append(measure(args, one, variant, seed))
+            _say(args, lines[-1])
+    print(table(lines))
 
 
 def _say(args: Namespace, line: Line) -> None:

@@ -19,7 +19,7 @@ part of them is a random part; what --output has is not measured again.
 
 import random
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -49,8 +49,8 @@ NAMES = {"manual": "LAMA's template, untrained", "p-tuning": "P-tuning (3,3,0), 
 TRAINING = {"epochs": 20, "max_rows": 320, "batch_size": 16, "validation_share": 0.2, "seed": SEED}
 
 
-def measure(args: Namespace) -> None:
-    """Probe one relation after another, and append a line of results for each method."""
+def measure(args: Namespace) -> Iterator[Line]:
+    """Probe one relation after another: a line of results for each method."""
     torch.set_num_threads(args.threads)
     facts = find_facts(find_data("lpaqa_trex_train", args.data))
     backbone = Backbone.load(args.model)
@@ -66,7 +66,7 @@ def measure(args: Namespace) -> None:
             line |= {"words": len(words), "test_share": TEST_SHARE, "settings": TRAINING}
             line |= {"of": len(order), "result": found[name], **machine(args.threads)}
             line |= {"average": recipe.resolved().average}
-            write_line(args.json, line)
+            yield line
 
 
 def table(lines: Sequence[Line], part: str | None = None) -> str:
@@ -148,8 +148,11 @@ def main() -> None:
     if args.table:
         print(table(read_lines(args.table)))
         return
-    measure(args)
-    print(table(read_lines(args.json)))
+    lines = read_lines(args.json)
+    for line in measure(args):
+        write_line(args.json, line)
+        lines.append(line)
+    print(table(lines))
 
 
 if __name__ == "__main__":

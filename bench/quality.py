@@ -5,6 +5,9 @@
         train; keep the best epoch by held-out rows  the same epochs, batches, order and schedule
         score the test file, once
 
+One thing is not the same: a prompt of ptune's is judged and kept as the mean of its last steps
+(`average`), as its users get it; baselines, PEFT's among them, are not.
+
 What the quality benchmarks share. `quality_causal.py`, `quality_encoder.py`, `quality_tagging.py`
 and `quality_qa.py` say which tasks and methods; `quality_tables.py` makes the tables. Results are
 appended to a JSON lines file, and what stands there is not measured again, so a benchmark can be
@@ -77,14 +80,14 @@ class Method:
         grid: learning rates to choose from, on held-out rows.
         seeded: False where nothing is random, so that once is enough.
         settings: of the recipe, for methods of ptune.
-        said: what a reader must know of it.
+        refusal: why it cannot be measured here, if it cannot.
     """
 
     run: Callable[["Task", Data, Recipe, float | None], Outcome]
     grid: tuple[float, ...] = ()
     seeded: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
-    said: str = ""
+    refusal: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,10 @@ class Learner(Protocol):
 
 
 def fit(learner: Learner, data: Data, recipe: Recipe) -> Outcome:
-    """Train a baseline as ptune trains a prompt: same order, schedule, clipping, best epoch."""
+    """Train a baseline as ptune trains a prompt: same order, schedule, clipping, best epoch.
+
+    Without the mean of the last steps, which ptune keeps of a prompt.
+    """
     plan = plan_of(recipe, len(data.train))
     groups = [{**group, "largest": group["lr"]} for group in learner.groups()]
     weights = [weight for group in groups for weight in group["params"]]
@@ -188,7 +194,7 @@ def fit(learner: Learner, data: Data, recipe: Recipe) -> Outcome:
     torch.manual_seed(recipe.seed)
     start = time.perf_counter()
     for step in range(plan.steps):
-        share = lr_share(step, plan.steps, warmup=warmup, kind=recipe.schedule)
+        share = lr_share(step, plan, warmup=warmup, kind=recipe.schedule)
         for group in optimizer.param_groups:
             group["lr"] = group["largest"] * share
         learner.loss(plan.rows_of(step)).backward()
@@ -212,6 +218,7 @@ def fit(learner: Learner, data: Data, recipe: Recipe) -> Outcome:
         steps=plan.steps,
         seconds=seconds,
         trained=sum(w.numel() for w in weights),
+        settings={key: getattr(recipe, key) for key in _SHARED},
     )
 
 
@@ -261,13 +268,14 @@ def run_ptune(
         steps=result.steps,
         seconds=result.seconds,
         trained=result.prompt.trained_parameters,
-        settings=dict(result.prompt.settings),
+        settings=settings_of(Recipe.make(**result.prompt.settings)),
     )
 
 
-# What decides a result, of all settings of a recipe.
-_BUDGET = ("epochs", "batch_size", "accumulation", "max_steps", "schedule", "warmup_share",
-           "weight_decay", "clip", "validation_share", "metric", "head_lr", "seed")  # fmt: skip
+# What decides a result, of all settings of a recipe: of every method, and of a prompt.
+_SHARED = ("epochs", "batch_size", "accumulation", "max_steps", "schedule", "warmup_share",
+           "weight_decay", "clip", "validation_share", "metric", "seed")  # fmt: skip
+_BUDGET = (*_SHARED, "head_lr")
 _TOLD = (
     *_BUDGET,
     "lr",
@@ -283,9 +291,9 @@ _TOLD = (
 )
 
 
-def settings_of(recipe: Recipe, outcome: Outcome | None = None) -> Line:
-    """The settings to be kept beside a result."""
-    found = {**recipe.to_dict(), **(outcome.settings if outcome else {})}
+def settings_of(recipe: Recipe) -> Line:
+    """The settings of a prompt that decide its result."""
+    found = recipe.to_dict()
     return {key: found[key] for key in _TOLD if key in found}
 
 
@@ -295,6 +303,13 @@ class Session:
 
     benchmark: Benchmark
     args: Namespace
+
+    def refuses(self, name: str) -> bool:
+        """Whether a method cannot be measured here; says why."""
+        why = self.benchmark.methods[name].refusal()
+        if why:
+            print(f"{name} is left out. {why}", file=sys.stderr)
+        return why is not None
 
     def measure(self, task: Task, name: str, seed: int) -> None:
         """One run with its test score, unless it stands already."""
@@ -308,7 +323,7 @@ class Session:
         data = task.data(self.args, recipe)
         recipe = with_epochs(recipe, len(data.train))
         outcome = method.run(task, data, recipe, lr)
-        line = {**key, "lr": lr, **self._line(recipe, outcome, task)}
+        line = {**key, "lr": lr, **self._line(outcome, task)}
         self._tell(line, outcome.test)
 
     def _choose(self, task: Task, name: str) -> float:
@@ -337,7 +352,7 @@ class Session:
         data = task.data(self.args, recipe, tested=False)
         recipe = with_epochs(recipe, len(data.train))
         outcome = method.run(task, data, recipe, lr)
-        line = {**key, **self._line(recipe, outcome, task)}
+        line = {**key, **self._line(outcome, task)}
         self._tell(line, outcome.held_out)
         return line
 
@@ -350,14 +365,14 @@ class Session:
                "test_rows": self.args.test_rows or task.test_rows, "asked": asked}  # fmt: skip
         return key if kind == "run" else {**key, "lr": lr}
 
-    def _line(self, recipe: Recipe, outcome: Outcome, task: Task) -> Line:
+    def _line(self, outcome: Outcome, task: Task) -> Line:
         return {
             "test": dict(outcome.test),
             "held_out": dict(outcome.held_out),
             "steps": outcome.steps,
             "seconds": round(outcome.seconds, 1),
             "trained": outcome.trained,
-            "settings": settings_of(recipe, outcome),
+            "settings": dict(outcome.settings),
             "model": self.benchmark.model,
             "chosen_on": task.chosen_on,
             **machine(self.args.threads),
@@ -418,8 +433,9 @@ def main(benchmark: Benchmark, description: str | None) -> None:
     if args.json is None:
         skip("Name a file for the results with --json FILE; the table is made from it.")
     session = Session(benchmark, args)
+    methods = [name for name in args.method or benchmark.methods if not session.refuses(name)]
     for task in args.task or benchmark.tasks:
-        for name in args.method or benchmark.methods:
+        for name in methods:
             seeds = numbers(args.seeds)
             for seed in seeds if benchmark.methods[name].seeded else seeds[:1]:
                 session.measure(benchmark.tasks[task], name, seed)

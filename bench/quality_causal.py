@@ -2,7 +2,8 @@
 
 Model: ptune-tiny (8 M parameters). Every method answers by scoring label words, and every method
 that trains has the same loss over the set of labels, rows, epochs, batches, data order, schedule
-and clipping; the best epoch is chosen on the same held-out training rows.
+and clipping; the best epoch is chosen on the same held-out training rows. Prompts are judged and
+kept as the mean of their last steps (`average`); full fine-tuning and LoRA are not.
 
     twitter_complaints   50 training rows, 3,399 test rows
     trec                 1,500 training rows drawn by seed, 500 test rows
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from common import no_peft
 from quality import Benchmark, Data, Method, Outcome, Task, fit, main, run_ptune
 from torch import Tensor
 
@@ -122,7 +124,8 @@ def tuned(task: Task, data: Data, recipe: Recipe, lr: float | None, *, lora: boo
     """Full fine-tuning or LoRA."""
     assert lr is not None
     outcome = fit(Tuned(task, data, recipe, lr, lora=lora), data, recipe)
-    return replace(outcome, settings={"lr": lr, "method": "lora" if lora else "full"})
+    own = {"lr": lr, "method": "lora" if lora else "full"}
+    return replace(outcome, settings={**outcome.settings, **own})
 
 
 def majority(task: Task, data: Data, recipe: Recipe, lr: float | None) -> Outcome:
@@ -163,7 +166,7 @@ METHODS = {
     "p-tuning LSTM": _prompt(method="p-tuning", encoder="lstm"),
     "p-tuning MLP": _prompt(method="p-tuning", encoder="mlp"),
     "p-tuning-v2": _prompt(method="p-tuning-v2"),
-    "LoRA": Method(partial(tuned, lora=True), grid=(1e-3, 3e-3, 1e-2)),
+    "LoRA": Method(partial(tuned, lora=True), grid=(1e-3, 3e-3, 1e-2), refusal=no_peft),
     "full fine-tuning": Method(partial(tuned, lora=False), grid=(1e-4, 3e-4, 1e-3)),
 }
 

@@ -5,15 +5,16 @@
             once; all have a context of at most 500 characters
 
     linear head         ptune's two-output head on the frozen states, at its default rate
-    p-tuning-v2         ptune's defaults, nothing set by task
-    full fine-tuning    all weights and ptune's head (at its default rate), dropout as in
-                        quality_encoder.py; a rate of the weights of 1e-4
-    PEFT PREFIX_TUNING  PEFT's defaults on BertForQuestionAnswering with its own linear head; 20
-                        virtual tokens, the rate 1e-2; ptune's windows, loss and span search
+    p-tuning-v2         ptune's defaults, nothing set by task; judged and kept as the mean of the
+                        last steps (`average`), as nothing else is
+    full fine-tuning    all weights and ptune's head (headed.py); a rate of the weights of 1e-4
+    PEFT PREFIX_TUNING  PEFT's defaults on BertForQuestionAnswering with its own linear head, with
+                        dropout; 20 virtual tokens, the rate 1e-2; ptune's windows, loss and span
+                        search. PEFT takes token_type_ids and does not pass them on
 
 The same questions, batches of 8, order, schedule, clipping and choice of the epoch for all, by F1.
-The slice fits two processor cores; its
-scores are not comparable with published ones.
+No rate is searched for. The slice fits two processor cores; its scores are not comparable with
+published ones.
 
     python bench/quality_qa.py --json bench/results/quality_qa.jsonl
     python bench/quality_qa.py --table FILE
@@ -21,25 +22,20 @@ scores are not comparable with published ones.
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from common import find_data
-from quality import Benchmark, Data, Method, Outcome, Task, fit, main, run_ptune
-from quality_encoder import PREFIX_LR, PREFIX_TOKENS, model_path
+from headed import MODEL, Headed, PeftPrefix, methods_of
+from quality import Benchmark, Data, Task, main
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ptune.backbone import Backbone
-from ptune.batch import PromptTensors
 from ptune.config import Recipe
 from ptune.data import Rows, draw_rows, load_rows, spans_of
-from ptune.evaluation import by_length, evaluate_examples
-from ptune.run import run
-from ptune.tasks import Example, TaskOptions, make_task
-from ptune.template import Template
+from ptune.evaluation import by_length
+from ptune.tasks import Example
 
 LONGEST_CONTEXT = 500  # characters
 # Of the training file's 44: none of their contexts is seen in training.
@@ -75,94 +71,16 @@ class Squad(Task):
         return rows.take(short)
 
 
-class Headed:
-    """The backbone without a prompt, with ptune's head."""
-
-    def __init__(self, task: Task, data: Data, recipe: Recipe, lr: float) -> None:
-        self.backbone = Backbone.load(model_path())
-        self.recipe, self.lr = recipe, lr
-        self.task = make_task(NAME, Template.parse(task.template), self.backbone, TaskOptions())
-        head = self.task.head(self.backbone.geometry.hidden)
-        assert head is not None
-        self.head = head
-        self.examples = self.task.training_examples(data.train, spans_of(data.train, "answers"))
-
-    def states(self, examples: Sequence[Example]) -> Tensor:
-        """Of every token that is read."""
-        batch = self.backbone.pack([one for example in examples for one in example.sequences])
-        return run(self.backbone, [PromptTensors()], batch, read="states")
-
-    def scores(self, rows: Rows) -> Mapping[str, float]:
-        """Of the weights as they are now."""
-        examples = self.task.examples(rows, spans_of(rows, "answers"))
-        self.backbone.model.eval()
-        size = self.recipe.evaluation_batch_size
-        return evaluate_examples(
-            self.backbone, PromptTensors(), self.task, self.head, examples, batch_size=size
-        ).scores
-
-
-class LinearHead(Headed):
-    """The head alone, on frozen states, which are computed once."""
-
-    @cached_property
-    def kept(self) -> list[Tensor]:
-        """The states of each training row."""
-        found: dict[int, Tensor] = {}
-        with torch.no_grad(), self.backbone.injected():
-            for indices in by_length(self.examples, self.recipe.evaluation_batch_size):
-                chosen = [self.examples[i] for i in indices]
-                counts = [sum(len(one.reads) for one in e.sequences) for e in chosen]
-                parts = torch.split(self.states(chosen), counts)
-                found |= dict(zip(indices, parts, strict=True))
-        return [found[i] for i in range(len(self.examples))]
-
-    def groups(self) -> list[dict[str, Any]]:
-        """The head."""
-        return [{"params": list(self.head.parameters()), "lr": self.lr}]
-
-    def loss(self, rows: Sequence[int]) -> Tensor:
-        """Of kept states."""
-        states = torch.cat([self.kept[row] for row in rows])
-        return self.task.loss(states, [self.examples[row] for row in rows], self.head).mean()
-
-
-class FineTuned(Headed):
-    """All weights and the head."""
-
-    def groups(self) -> list[dict[str, Any]]:
-        """The weights that the states depend on, and the head at its own rate."""
-        self.backbone.model.requires_grad_(True)
-        named = self.backbone.model.named_parameters()
-        body = [weight for name, weight in named if not name.startswith("pooler.")]
-        head = {"params": list(self.head.parameters()), "lr": self.recipe.head_lr}
-        return [{"params": body, "lr": self.lr}, head]
-
-    def loss(self, rows: Sequence[int]) -> Tensor:
-        """With dropout."""
-        chosen = [self.examples[row] for row in rows]
-        self.backbone.model.train()
-        return self.task.loss(self.states(chosen), chosen, self.head).mean()
-
-
-class PeftPrefix(Headed):
+class Prefix(PeftPrefix):
     """PEFT's PREFIX_TUNING on dynamically padded batches of the same windows."""
 
     def __init__(self, task: Task, data: Data, recipe: Recipe, lr: float) -> None:
-        from peft import PrefixTuningConfig, get_peft_model
-        from transformers import AutoModelForQuestionAnswering
+        from transformers import AutoModelForQuestionAnswering as Answerer
 
-        super().__init__(task, data, recipe, lr)
-        torch.manual_seed(recipe.seed)
-        model = AutoModelForQuestionAnswering.from_pretrained(model_path(), dtype=torch.float32)
-        config = PrefixTuningConfig(task_type="QUESTION_ANS", num_virtual_tokens=PREFIX_TOKENS)
-        self.model = get_peft_model(model, config)
+        super().__init__(recipe, lr, kind="QUESTION_ANS", model=Answerer, labels=None)
+        own = Headed(task, data, recipe, lr)
+        self.task, self.examples = own.task, own.examples
         self.head = nn.Identity()  # the model's own gives start and end
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Prefix and head at one rate."""
-        weights = [w for w in self.model.parameters() if w.requires_grad]
-        return [{"params": weights, "lr": self.lr}]
 
     def states(self, examples: Sequence[Example]) -> Tensor:
         """Start and end scores of every token that is read."""
@@ -199,33 +117,7 @@ class PeftPrefix(Headed):
         return {"loss": total / len(examples), **found}
 
 
-def baseline(
-    task: Task, data: Data, recipe: Recipe, lr: float | None, *, learner: Any, name: str
-) -> Outcome:
-    """A method that is none of ptune's."""
-    assert lr is not None
-    outcome = fit(learner(task, data, recipe, lr), data, recipe)
-    return replace(outcome, settings={"lr": lr, "method": name})
-
-
-def prompted(
-    task: Task, data: Data, recipe: Recipe, lr: float | None, *, settings: Mapping[str, Any]
-) -> Outcome:
-    """A deep prompt, with ptune's defaults."""
-    backbone = Backbone.load(model_path())
-    return run_ptune(task, data, recipe, backbone, soft=False, settings=settings)
-
-
-V2 = {"task": NAME, "method": "p-tuning-v2"}
-
-METHODS = {
-    "p-tuning-v2": Method(partial(prompted, settings=V2), settings=V2),
-    "full fine-tuning": Method(partial(baseline, learner=FineTuned, name="full"), grid=(1e-4,)),
-    "linear head": Method(partial(baseline, learner=LinearHead, name="head"), grid=(5e-3,)),
-    "PEFT PREFIX_TUNING": Method(
-        partial(baseline, learner=PeftPrefix, name="peft-prefix"), grid=(PREFIX_LR,)
-    ),
-}
+METHODS = methods_of(NAME, Prefix, weights=(1e-4,))
 
 TASKS = {
     "squad": Squad(
@@ -246,7 +138,7 @@ BENCHMARK = Benchmark(
     METHODS,
     base={"task": NAME, "batch_size": 8},
     seeds=1,
-    model="all-MiniLM-L6-v2",
+    model=MODEL,
 )
 
 if __name__ == "__main__":

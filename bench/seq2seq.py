@@ -5,9 +5,9 @@
 
 The T5 (one layer a side) is trained here in a moment, the same every time. Then it is frozen, and a
 prompt has to make it reverse: with ptune's methods, and with PEFT's on the same rows, in the same
-order, with as many steps. Each side takes the step size from a grid that is best on 64 rows held
-out (or the default, where its name says so), and is scored once on 256 others, by the share of rows
-generated right to the letter.
+order, with as many steps (of which ptune keeps the mean of the last ones). Each side takes the step
+size from a grid that is best on 64 rows held out (or the default, where its name says so), and is
+scored once on 256 others, by the share of rows generated right to the letter.
 
     python bench/seq2seq.py --json bench/results/seq2seq.jsonl
     python bench/seq2seq.py --seeds 1 --steps 20                     a quick try
@@ -22,16 +22,22 @@ from typing import Any
 
 from common import (
     Line,
+    averaged,
+    edge_said,
     latest,
     machine,
     markdown,
     mean_spread,
+    no_peft,
+    no_prefixes,
     numbers,
     older,
     options,
+    rate_told,
     read_lines,
-    require_peft,
+    seeds_told,
     settings_line,
+    spread_said,
     write_line,
 )
 
@@ -73,7 +79,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     },
     "ptune p-tuning-v2, cross": {"method": "p-tuning-v2", "template": "{text}", "sites": ["cross"]},
 }
-PEERS = {"PEFT prompt tuning": "PromptTuningConfig", "PEFT prefix tuning": "PrefixTuningConfig"}
+PREFIX = "PEFT prefix tuning"
+PEERS = {"PEFT prompt tuning": "PromptTuningConfig", PREFIX: "PrefixTuningConfig"}
 
 Row = dict[str, str]
 
@@ -83,13 +90,12 @@ def main() -> None:
     parser = options(__doc__, threads=1)
     parser.add_argument("--seeds", default="3", help="a count, a list or ranges")
     parser.add_argument("--sides", nargs="+", default=[*OWN, *PEERS], help="all where left out")
-    parser.add_argument("--steps", type=int, default=160, help="of each prompt")
+    parser.add_argument("--steps", type=int, default=100, help="of each prompt")
     args = parser.parse_args()
     if args.table:
         print(table(read_lines(args.table)))
         return
-    require_peft()
-    lines = []
+    lines = read_lines(args.json)
     for line in measure(args):
         write_line(args.json, line)
         lines.append(line)
@@ -114,21 +120,35 @@ def measure(args: Namespace) -> Iterator[Line]:
     for name, rows_of in (("no prompt", "{text}"), ("the word for it", "two {text}")):
         score = plain(backbone, parts[2], rows_of)
         yield common | {"side": name, "scores": [score], "trained": 0}
+    common |= {"seeds": numbers(args.seeds)}
     for name, settings in OWN.items():
         if name not in args.sides:
             continue
         best = _best(own_side(backbone, parts, settings, args))
         yield common | {"side": name, "average": average} | best
     for name, config in PEERS.items():
-        if name not in args.sides:
+        if name not in args.sides or _left_out(name):
             continue
         yield common | {"side": name} | _best(peft_side(backbone, parts, config, args))
+
+
+def _left_out(name: str) -> bool:
+    """Say why a side of PEFT's cannot be measured here, if it cannot."""
+    why = no_prefixes() if name == PREFIX else no_peft()
+    if why:
+        print(f"{name}: left out. {why}", file=sys.stderr)
+    return why is not None
 
 
 def _best(runs: Mapping[float, Sequence[tuple[float, float, int]]]) -> Line:
     """The step size whose runs are best on the rows held out, and their scores on the others."""
     lr = max(runs, key=lambda one: statistics.mean(held_out for held_out, _, _ in runs[one]))
-    return {"lr": lr, "scores": [test for _, test, _ in runs[lr]], "trained": runs[lr][0][2]}
+    return {
+        "lr": lr,
+        "tried": sorted(runs),
+        "scores": [test for _, test, _ in runs[lr]],
+        "trained": runs[lr][0][2],
+    }
 
 
 # ------------------------------------------------------------------------------- the backbone
@@ -292,7 +312,7 @@ def _peft_run(
     plan = Plan.make(len(rows), rows_per_step=BATCH, epochs=1000, max_steps=args.steps, seed=seed)
     for step in range(plan.steps):
         for group in optimizer.param_groups:
-            share = lr_share(step, plan.steps, warmup=round(0.06 * plan.steps), kind="linear")
+            share = lr_share(step, plan, warmup=round(0.06 * plan.steps), kind="linear")
             group["lr"] = lr * share
         chosen = plan.rows_of(step)
         mask = torch.ones_like(asked[chosen])
@@ -329,24 +349,26 @@ def _peft_score(backbone: Any, model: Any, rows: Sequence[Row]) -> float:
 def table(lines: Sequence[Line]) -> str:
     """Exact match of every side, mean and spread over the seeds."""
     lines = latest(lines, "side")
+    if not lines:
+        return "Nothing was measured yet."
     rows = [
         (
             line["side"],
             f"{line['trained']:,}",
-            f"{line['lr']:g}" if "lr" in line else "",
+            rate_told(line["lr"], line.get("tried", ())) if "lr" in line else "",
             mean_spread(line["scores"]),
+            seeds_told(line.get("seeds", range(len(line["scores"])))) if line["trained"] else "",
         )
         for line in lines
     ]
-    shown = markdown(["side", "trained numbers", "step size", "exact match, %"], rows)
-    seeds = max(len(line["scores"]) for line in lines)
+    shown = markdown(["side", "trained numbers", "step size", "exact match, %", "seeds"], rows)
     said = [
         f"{lines[0]['steps']} steps of {BATCH} rows, {SLOTS} virtual tokens",
-        f"{seeds} seeds",
         f"a T5 of {lines[0]['parameters']:,} parameters",
     ]
     prompts = [line for line in lines if line["side"] in OWN]
-    return f"{shown}\n\n{settings_line(lines, *said, *older(prompts))}"
+    said += [*spread_said(shown), *edge_said(shown), *averaged(prompts), *older(prompts)]
+    return f"{shown}\n\n{settings_line(lines, *said)}"
 
 
 if __name__ == "__main__":

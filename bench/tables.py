@@ -29,18 +29,8 @@ BLOCK = re.compile(
 Maker = Callable[[Sequence[Line], str | None], str]
 
 
-def _by_method(module: str, lines: Sequence[Line], part: str | None) -> str:
-    chosen = [line for line in lines if part in (None, line["method"])]
-    return import_module(module).table(chosen)
-
-
-def _by_shape(module: str, lines: Sequence[Line], part: str | None) -> str:
-    chosen = [line for line in lines if part in (None, line["shape"])]
-    return import_module(module).table(chosen)
-
-
-def _by_task(lines: Sequence[Line], part: str | None) -> str:
-    return import_module("quality_tables").table(lines, part)
+def _chosen(module: str, key: str, lines: Sequence[Line], part: str | None) -> str:
+    return import_module(module).table([line for line in lines if part in (None, line[key])])
 
 
 def _whole(module: str, lines: Sequence[Line], part: str | None) -> str:
@@ -51,29 +41,25 @@ def _by_part(module: str, lines: Sequence[Line], part: str | None) -> str:
     return import_module(module).table(lines, part)
 
 
-def _by_axis(lines: Sequence[Line], part: str | None) -> str:
-    return import_module("growth").table(lines, part)
-
-
 # Name of a benchmark -> what makes its table.
 MAKERS: Mapping[str, Maker] = {
     "architectures": partial(_whole, "architectures"),
     "attention_kernels": partial(_whole, "attention_kernels"),
-    "classic_job": partial(_by_method, "classic_job"),
-    "defaults": partial(_by_method, "defaults"),
+    "classic_job": partial(_chosen, "classic_job", "method"),
+    "defaults": partial(_chosen, "defaults", "method"),
     "first_step": partial(_whole, "first_step"),
     "gap": partial(_by_part, "gap"),
     "gpu": partial(_whole, "gpu"),
-    "growth": _by_axis,
+    "growth": partial(_by_part, "growth"),
     "label_scoring": partial(_whole, "label_scoring"),
     "lama": partial(_by_part, "lama"),
     "peft_faults": partial(_whole, "peft_faults"),
     "ppt": partial(_whole, "ppt"),
-    "quality_causal": _by_task,
-    "quality_encoder": _by_task,
-    "quality_tagging": _by_task,
-    "quality_qa": _by_task,
-    "replicas": partial(_by_shape, "replicas"),
+    "quality_causal": partial(_by_part, "quality_tables"),
+    "quality_encoder": partial(_by_part, "quality_tables"),
+    "quality_tagging": partial(_by_part, "quality_tables"),
+    "quality_qa": partial(_by_part, "quality_tables"),
+    "replicas": partial(_chosen, "replicas", "shape"),
     "seq2seq": partial(_whole, "seq2seq"),
     "step_profile": partial(_whole, "step_profile"),
     "upper_layers": partial(_whole, "upper_layers"),

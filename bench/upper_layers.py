@@ -42,16 +42,11 @@ from common import (
     write_line,
 )
 
+from ptune.bench.process import ALLOCATION
+
 SLOTS, BATCH, LR, SEED = 20, 32, 1e-2, 0
 AGREEMENT = 1e-5
 ALL, UPPER, REMEMBERED = "all layers", "upper third", "upper third, remembered"
-# Large buffers are slow to allocate on small virtual machines, and drown what is measured. They are
-# read when a process begins, so the script starts itself again.
-ALLOCATION = {
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 
 
 @dataclass
@@ -236,6 +231,7 @@ def main() -> None:
     if args.table:
         print(table(read_lines(args.table)))
         return
+    # They are read when a process begins, so the script starts itself again.
     if any(os.environ.get(name) != value for name, value in ALLOCATION.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATION)
     lines = measure(args)

@@ -32,6 +32,7 @@ from common import (
     latest,
     machine,
     markdown,
+    model_path,
     options,
     read_lines,
     require_peft,
@@ -39,7 +40,6 @@ from common import (
     show,
     write_line,
 )
-from quality_encoder import model_path
 from shapes import worker
 
 from ptune.bench.measure import measure

