@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig
 
 from ptune.backbone import Backbone
 from ptune.batch import PromptTensors, TokenSequence
@@ -159,7 +158,7 @@ def _plainly(model: Any) -> Iterator[None]:
     (But whether it has a cache: not every model can have one.)
     """
     own = model.generation_config
-    model.generation_config = GenerationConfig(use_cache=own.use_cache)
+    model.generation_config = type(own)(use_cache=own.use_cache)
     try:
         yield
     finally:
