@@ -29,15 +29,17 @@ WAIT_S = 300
 
 # The program: it hands over what it was given, passes Ctrl-C on, and ends as the child ends.
 CLIENT = """\
-import json, os, signal, socket, sys
+import json, os, select, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     asked = [sys.argv[1:], os.getcwd(), dict(os.environ)]
     socket.send_fds(server, [b"f"], [0, 1, 2])
     server.sendall(json.dumps(asked).encode() + b"\\n")
-    answers = server.makefile()
+    answers = server.makefile("rb", buffering=0)
     child = int(answers.readline())
     signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGINT))
+    while not select.select([server], [], [], 0.2)[0]:
+        pass  # a Ctrl-C that comes right before a wait is heard of behind it
     os._exit(int(answers.readline() or 1))
 """
 
