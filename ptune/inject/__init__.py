@@ -10,6 +10,7 @@ head        the language-model head as a function
 words       what it is asked: at few positions, of few words
 sides       the encoder and the decoder of a model that has both
 session     all of these put into a model for the time of a context
+turns       threads that use one model wait for each other
 layers      a pass through the lower or the upper layers only
 """
 

@@ -2,8 +2,9 @@
 
 A shim is a function that stands in for a method of a module while prompts are injected. That of an
 attention module hands queries, keys and values to ptune's attention; another one computes the same
-as the module, faster; that of an embedding of positions counts within each row of a pack. This
-folder is the only place in ptune that names a model family.
+as the module, faster; that of an embedding of positions counts within each row of a pack. Beside
+them stand families of which something else must be known. This folder is the only place in ptune
+that names a model family.
 """
 
 from collections.abc import Callable
