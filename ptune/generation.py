@@ -44,9 +44,9 @@ def generate(
     """
     check_sites(backbone, prompts)
     backbone.check_ids(sequences)
-    check_length(backbone, max(len(one.answered.ids) for one in sequences), prompts)
-    if backbone.geometry.two_sided:  # prompts move the decoder's tokens alone
-        check_length(backbone, max(len(one.ids) for one in sequences))
+    for one in sequences:  # prompts move the decoder's tokens alone
+        check_length(backbone, len(one.answered.ids), prompts[one.prompt].offset)
+        check_length(backbone, len(one.ids))
     search = {
         "max_new_tokens": max_new_tokens,
         "num_beams": beams,
@@ -133,7 +133,7 @@ def continue_rows(
         What it returns: rows that begin with the ids, virtual tokens above the vocabulary.
     """
     check_sites(backbone, [prompt])
-    check_length(backbone, int(mask.sum(1).max()), [prompt])
+    check_length(backbone, int(mask.sum(1).max()), prompt.offset)
     rows = torch.zeros(len(texts), dtype=torch.long, device=backbone.device)
     call = Call([prompt], None, rows, backbone.geometry.num_embeddings)
     call.build_banks(backbone.dtype, backbone.device)

@@ -125,7 +125,14 @@ def _prepared(
 ) -> tuple[Call, dict[str, Any]]:
     """What a pass over a batch shares with its hooks, and the arguments of the model."""
     check_sites(backbone, prompts)
-    check_length(backbone, (batch.decoder or batch).longest, prompts)
+    side = batch.decoder or batch
+    if backbone.geometry.max_tokens and any(prompt.offset for prompt in prompts):
+        reached = {p: side.places[side.prompt == p] for p in range(len(prompts))}
+        for p, places in reached.items():
+            if len(places):
+                check_length(backbone, int(places.max()) + 1, prompts[p].offset)
+    else:
+        check_length(backbone, side.longest)
     if batch.decoder is not None:  # prompts move the decoder's tokens alone
         check_length(backbone, batch.longest)
     call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
@@ -161,13 +168,12 @@ def _heads(shape: SiteShape) -> str:
     return f"{shape.kv_heads} key/value heads of {width} numbers"
 
 
-def check_length(backbone: Backbone, tokens: int, prompts: Sequence[PromptTensors] = ()) -> None:
+def check_length(backbone: Backbone, tokens: int, moved: int = 0) -> None:
     """Refuse rows that reach beyond the positions that a backbone has.
 
     Those that only know differences of positions run with rows of any length.
     """
     geometry = backbone.geometry
-    moved = max((prompt.offset for prompt in prompts), default=0)
     if geometry.relative or geometry.max_tokens is None or tokens + moved <= geometry.max_tokens:
         return
     moves = f", which the prompt moves by {moved}" if moved else ""

@@ -317,6 +317,13 @@ def test_a_prompt_that_moves_the_decoder_takes_no_positions_of_the_encoder():
         run(b, [prompt], b.pack([longer]))
 
 
+def test_a_prompt_that_moves_its_rows_moves_no_others():
+    b = backbone("gpt2")
+    prompts = [PromptTensors(), PromptTensors(offset=5)]
+    rows = [TokenSequence((7,) * 64, reads=(0,)), TokenSequence((7,), prompt=1, reads=(0,))]
+    assert len(run(b, prompts, b.pack(rows))) == 2
+
+
 def test_a_row_may_be_longer_than_a_model_was_trained_on_where_only_differences_matter():
     b = backbone()
     with torch.no_grad():
