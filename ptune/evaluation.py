@@ -92,7 +92,11 @@ class PromptedRows:
 
 
 def read_together(
-    backbone: Backbone, parts: Sequence[PromptedRows], trunk: Trunk | None = None
+    backbone: Backbone,
+    parts: Sequence[PromptedRows],
+    trunk: Trunk | None = None,
+    *,
+    dropout: bool = False,
 ) -> list[Read]:
     """Run the rows of all parts in one pass, each with its own prompt; what each part's rows read.
 
@@ -101,6 +105,7 @@ def read_together(
 
     Args:
         trunk: what the layers beneath all of the prompts compute, if it is remembered.
+        dropout: of the backbone; on in this pass.
     """
     by_part = [
         [one.of(at) for example in part.examples for one in example.sequences]
@@ -110,7 +115,7 @@ def read_together(
     batch = backbone.pack(sequences)
     entering = None if trunk is None else trunk.entering(sequences, prompts, batch)
     (kind,) = {part.task.read for part in parts}
-    read = run(backbone, prompts, batch, read=kind, entering=entering)
+    read = run(backbone, prompts, batch, read=kind, entering=entering, dropout=dropout)
     ends = list(accumulate(sum(map(_reads, own)) for own in by_part))
     if isinstance(read, Words):
         return [*read.split(ends, [part.loss for part in parts])]

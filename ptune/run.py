@@ -36,6 +36,7 @@ def run(
     *,
     read: Literal["states", "logits"] = "states",
     entering: Entering | None = None,
+    dropout: bool = False,
 ) -> Float[Tensor, "reads features"]: ...
 
 
@@ -47,6 +48,7 @@ def run(
     *,
     read: Literal["words"],
     entering: Entering | None = None,
+    dropout: bool = False,
 ) -> Words: ...
 
 
@@ -58,6 +60,7 @@ def run(
     *,
     read: Reading,
     entering: Entering | None = None,
+    dropout: bool = False,
 ) -> Read: ...
 
 
@@ -68,6 +71,7 @@ def run(
     *,
     read: Reading = "states",
     entering: Entering | None = None,
+    dropout: bool = False,
 ) -> Read:
     """Run the frozen backbone on a batch and return what stands at its reads.
 
@@ -78,6 +82,7 @@ def run(
             the words that it needs; or logits over the whole vocabulary.
         entering: what the lower layers compute of this batch (`run_beneath`, `ptune.trunk`), so
             that they need not run; None runs them.
+        dropout: let the backbone's own dropout be on in this pass, as in train mode.
     Returns:
         One row a read, in the order of `Batch.reads`. Gradients reach the prompts alone.
     Raises:
@@ -89,7 +94,7 @@ def run(
             "words. Use a model saved with one, or task: sequence-classification."
         )
     batch = batch.to(backbone.device)
-    call, inputs = _prepared(backbone, prompts, batch)
+    call, inputs = _prepared(backbone, prompts, batch, dropout=dropout)
     with ExitStack() as stack:
         injection = stack.enter_context(backbone.injected())
         stack.enter_context(injection.serving(call))
@@ -121,7 +126,7 @@ def run_beneath(
 
 
 def _prepared(
-    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch
+    backbone: Backbone, prompts: Sequence[PromptTensors], batch: Batch, *, dropout: bool = False
 ) -> tuple[Call, dict[str, Any]]:
     """What a pass over a batch shares with its hooks, and the arguments of the model."""
     check_sites(backbone, prompts)
@@ -135,7 +140,7 @@ def _prepared(
         check_length(backbone, side.longest)
     if batch.decoder is not None:  # prompts move the decoder's tokens alone
         check_length(backbone, batch.longest)
-    call = Call(prompts, batch, None, backbone.geometry.num_embeddings)
+    call = Call(prompts, batch, None, backbone.geometry.num_embeddings, dropout=dropout)
     call.build_banks(backbone.dtype, backbone.device)
     ids = call.virtual(batch.ids, batch.prompt)
     other = batch.decoder

@@ -95,7 +95,7 @@ class BackboneWeights(nn.Module):
     """The weights of a backbone as part of what is trained: the same tensors, and not the modules.
 
     So the optimizer, checkpoints and the best step hold them as they hold the prompt, and the
-    backbone stays in eval mode: no dropout.
+    backbone stays in eval mode: no dropout, unless a pass asks for it.
 
     Args:
         backbone: its weights are thawed.
@@ -184,11 +184,19 @@ class PromptedBackbone(nn.Module):
         backbone: with a language-model head.
         prompt: shallow, deep or both.
         after: tokens of each row that stand before the virtual tokens.
+        backbone_dropout: let the backbone's own dropout be on while this module is in train mode.
     Raises:
         ConfigError: the backbone has no language-model head, or is an encoder-decoder.
     """
 
-    def __init__(self, backbone: Backbone, prompt: TrainablePrompt, *, after: int = 0) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompt: TrainablePrompt,
+        *,
+        after: int = 0,
+        backbone_dropout: bool = False,
+    ) -> None:
         super().__init__()
         if not backbone.has_lm_head:
             raise ConfigError(
@@ -201,6 +209,7 @@ class PromptedBackbone(nn.Module):
             )
         self.prompt = prompt
         self.after = after
+        self.backbone_dropout = backbone_dropout
         # In a tuple, so that the backbone is no submodule and no checkpoint holds it.
         self._backbone = (backbone,)
 
@@ -237,7 +246,8 @@ class PromptedBackbone(nn.Module):
             for row, keep in zip(input_ids, real, strict=True)
         ]
         batch = self.backbone.pack(sequences)
-        read = run(self.backbone, [self.prompt.tensors()], batch, read="logits")
+        dropout = self.backbone_dropout and self.training
+        read = run(self.backbone, [self.prompt.tensors()], batch, read="logits", dropout=dropout)
         logits = read.new_zeros(*input_ids.shape, read.shape[-1])
         logits = logits.masked_scatter(real.bool()[..., None], read)
         if labels is None:

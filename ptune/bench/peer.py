@@ -126,7 +126,7 @@ def peer_side(workload: Workload, recipe: Recipe) -> Side:
 
 
 def _wrap(workload: Workload) -> Any:
-    """The backbone's model in PEFT's wrapper, whose prompt encoder is in training mode."""
+    """The backbone's model in PEFT's wrapper, whose prompt encoder is in train mode."""
     import peft
 
     recipe = workload.recipe
@@ -152,7 +152,8 @@ def _wrap(workload: Workload) -> Any:
         slots = workload.task.layout.slots
         config = peft.PromptTuningConfig(task_type=kind, num_virtual_tokens=slots)
     wrapped = peft.get_peft_model(model, config).to(workload.backbone.device)
-    wrapped.prompt_encoder.train()  # the frozen model stays in eval mode, as on ptune's side
+    wrapped.train(recipe.backbone_dropout)  # the frozen model is as on ptune's side
+    wrapped.prompt_encoder.train()
     return wrapped
 
 
@@ -195,6 +196,8 @@ def _another(recipe: Recipe, held: bool) -> str | None:
         )
     if recipe.prefix_dropout:
         return "The losses are not compared: PEFT has no dropout on keys and values."
+    if recipe.backbone_dropout:
+        return "The losses are not compared: dropout of the backbone is another draw on each side."
     return None
 
 

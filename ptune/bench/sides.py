@@ -127,7 +127,8 @@ def own_side(workload: Workload) -> Side:
 
     def losses(examples: Sequence[Example]) -> Float[Tensor, " examples"]:
         part = PromptedRows(workload.prompt.tensors(), workload.task, examples)
-        (read,) = read_together(workload.backbone, [part])
+        dropout = workload.recipe.backbone_dropout
+        (read,) = read_together(workload.backbone, [part], dropout=dropout)
         return workload.task.loss(read, examples, workload.prompt.head)
 
     return Side(losses, options.groups(workload.prompt), workload.backbone.geometry.padded)

@@ -9,6 +9,7 @@ probe       what a model is, found by running it
 head        the language-model head as a function
 words       what it is asked: at few positions, of few words
 sides       the encoder and the decoder of a model that has both
+dropout     the model's own: off, or on for a pass
 session     all of these put into a model for the time of a context
 turns       threads that use one model wait for each other
 layers      a pass through the lower or the upper layers only

@@ -8,7 +8,8 @@ a batch (`ptune.batch`) or, on a GPU, takes all of them in one call (`ptune.inje
 cache gave, and leaves the rest to transformers. Both are exact: no state outside the pass, no mask
 over the whole pack, a prompt seen through any sliding window.
 
-Dropout inside attention is left out on purpose: the backbone is frozen and in eval mode.
+Dropout of the weights is the model's own, where a pass has it on (`Call.dropout`): weights of a
+prompt's keys fall out as all others do. Then there are masks, as the one call knows no dropout.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ def packed(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Answers, Weights | None]:
-    """Attention of a pack. `kwargs` are the model's: window, soft-cap, sinks.
+    """Attention of a pack. `kwargs` are the model's: window, soft-cap, sinks, dropout.
 
     In one call where a kernel can do it (`ptune.inject.varlen`), else group by group. Its weights
     are never kept: rows of a pack have no keys in common.
@@ -144,6 +145,7 @@ def _by_groups(
             slopes=kwargs.get("alibi_slopes"),
             bias_of=kwargs.get("score_bias"),
             sinks=kwargs.get("s_aux"),
+            dropout=kwargs.get("dropout") or 0.0,
         )
         answers.append(answer.transpose(1, 2).flatten(0, 1))
     return answers[0] if len(answers) == 1 else torch.cat(answers)
@@ -173,7 +175,7 @@ def _refuse_unknown(module: nn.Module, mask: Tensor | None, kwargs: dict[str, An
 
 
 def _is_plain(kwargs: dict[str, Any], by_place: Tensor | None, longest: int) -> bool:
-    """Whether nothing but causality decides who sees whom, and nothing changes the scores.
+    """Whether nothing but causality decides who sees whom, and nothing changes scores or weights.
 
     A window as wide as the longest sequence hides nothing.
     """
@@ -181,6 +183,7 @@ def _is_plain(kwargs: dict[str, Any], by_place: Tensor | None, longest: int) -> 
     changes = ("softcap", "alibi_slopes", "score_bias", "s_aux")
     return (
         by_place is None
+        and not kwargs.get("dropout")
         and all(kwargs.get(name) is None for name in changes)
         and (window is None or longest <= window)
     )
@@ -195,6 +198,11 @@ def is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     """Whether a module's queries see only what came before, as transformers decides it."""
     given = kwargs.get("is_causal")
     return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def in_training(module: nn.Module, share: float) -> float:
+    """A share of dropout where it is on, and none elsewhere."""
+    return share if module.training else 0.0
 
 
 def _flat(heads: Queries) -> Flat:
@@ -217,6 +225,7 @@ def attend(
     slopes: Float[Tensor, " heads"] | None = None,
     bias_of: ScoreBias | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "lines heads tokens value_dim"]:
     """Masked attention of one group.
 
@@ -225,6 +234,7 @@ def attend(
         softcap: scores become `softcap * tanh(score / softcap)` (Gemma 2, arXiv:2408.00118).
         slopes: ALiBi: `- slope * distance` is added (arXiv:2108.12409).
         sinks: one more score a head that takes softmax mass and gives nothing (gpt-oss).
+        dropout: share of the weights that are set to zero, the others growing by as much.
     """
     groups = query.shape[1] // key.shape[1]
     mask: Tensor = seen.allowed[:, None]
@@ -237,9 +247,11 @@ def attend(
         bias = bias_of(query, key, seen).to(query.dtype)
         mask = torch.where(mask, bias, float("-inf"))
     if softcap is not None or sinks is not None or _fused_is_slow(query, key):
-        return _attend_by_hand(query, key, value, mask, scaling, softcap, sinks)[0]
+        return _attend_by_hand(query, key, value, mask, scaling, softcap, sinks, dropout)[0]
     if groups == 1:
-        return functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+        return functional.scaled_dot_product_attention(
+            query, key, value, mask, dropout, scale=scaling
+        )
     # Grouped heads: stack the queries that share a key head instead of copying the keys.
     rows, heads, tokens, width = query.shape
     stacked = query.reshape(rows, heads // groups, groups * tokens, width)
@@ -247,7 +259,9 @@ def attend(
         mask = mask.repeat(1, 1, groups, 1)
     else:
         mask = mask.reshape(rows, heads // groups, groups * tokens, -1)
-    answer = functional.scaled_dot_product_attention(stacked, key, value, mask, scale=scaling)
+    answer = functional.scaled_dot_product_attention(
+        stacked, key, value, mask, dropout, scale=scaling
+    )
     return answer.reshape(rows, heads, tokens, -1)
 
 
@@ -269,6 +283,7 @@ def _attend_by_hand(
     scaling: float | None,
     softcap: float | None,
     sinks: Float[Tensor, " heads"] | None,
+    dropout: float = 0.0,
 ) -> tuple[Float[Tensor, "lines heads tokens value_dim"], Weights]:
     """What no fused kernel computes: capped scores, sinks beside the keys; and the weights."""
     groups = query.shape[1] // key.shape[1]
@@ -286,6 +301,8 @@ def _attend_by_hand(
         scores = torch.cat([scores, beside.to(scores)], dim=-1)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     weights = weights[..., : key.shape[2]]
+    if dropout:
+        weights = functional.dropout(weights, dropout)
     return weights @ value, weights
 
 

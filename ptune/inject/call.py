@@ -80,6 +80,7 @@ class Call:
         first_virtual: the backbone's `num_embeddings`; ids from here on are virtual.
         record: where the probe collects keys and values; None in ordinary use.
         keeps_weights: whether the pass under way was asked for its attention weights.
+        dropout: whether the backbone's own dropout is on.
     """
 
     prompts: Sequence[PromptTensors]
@@ -88,6 +89,7 @@ class Call:
     first_virtual: int
     record: list[tuple[nn.Module, dict[str, object]]] | None = None
     keeps_weights: bool = False
+    dropout: bool = False
     counts: dict[int, int] = field(default_factory=dict)
     banks: dict[int, Bank] = field(default_factory=dict)
     _seen: dict[tuple[object, ...], Seen] = field(default_factory=dict)

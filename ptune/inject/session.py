@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ptune.inject import attention, requests, shims
 from ptune.inject.call import Call
 from ptune.inject.devices import device_of
+from ptune.inject.dropout import Dropout
 from ptune.inject.embedding import EmbeddingHooks
 from ptune.inject.forwards import check_compiler, compiled, opaque, replace_forward
 from ptune.inject.sides import input_embeddings, is_two_sided
@@ -107,6 +108,7 @@ class Injection:
 
     def _meet(self, call: Call) -> None:
         self.call = call
+        self._dropout.turn(call.dropout)
         for embedding in self._embeddings:
             embedding.call = call
         if not self.reaches_attention:
@@ -143,7 +145,8 @@ class Injection:
         self._embeddings = [EmbeddingHooks(first, also, padding), *map(EmbeddingHooks, others)]
         self._undo += [embedding.remove for embedding in self._embeddings]
         self._undo.append(remember_implementation(self._configs))
-        self._undo.append(_evaluating(self.model))
+        self._dropout = Dropout(self.model)
+        self._undo.append(self._dropout.leave)
         for module in self.model.modules():
             module.__dict__["_ptune"] = self
         self._undo.append(self._untag)
@@ -222,19 +225,6 @@ def remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
     return restore
 
 
-def _evaluating(model: nn.Module) -> Callable[[], None]:
-    """Switch dropout off, which the model's owner may have on; returns what puts it back."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-
-    def restore() -> None:
-        for module in training:
-            module.training = True
-
-    return restore
-
-
 def layers(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
     """The layers that hold the sites, each whole: its attention and what follows it.
 
@@ -270,7 +260,8 @@ def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
     """Run a layer again in the backward pass instead of keeping what it computed.
 
     ptune's own, not the model's switch: that one needs train mode, and a frozen backbone is in
-    eval mode; and when the layer runs again it must meet the call and the sites of its first run.
+    eval mode; and when the layer runs again it must meet the call and the sites of its first run,
+    and draw what was drawn there.
     """
     forward = layer.forward
 
@@ -295,6 +286,8 @@ def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
             ) as current:
                 return current.again(call, counts, lambda: forward(*inner, **named))
 
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return checkpoint(
+            run, *args, use_reentrant=False, preserve_rng_state=call.dropout, **kwargs
+        )
 
     return replace_forward(layer, first_run)

@@ -31,6 +31,7 @@ from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TrainingError
 from ptune.evaluation import Measured, measure_together, read_together
 from ptune.tasks import Example
+from ptune.training.dropout import check_dropout
 from ptune.training.learner import Learner
 from ptune.training.schedule import Plan
 from ptune.trunk import Trunk
@@ -53,7 +54,10 @@ class Step(nn.Module):
         """Of each learner, each example's loss; its encoders run once."""
         backbone, trunk = self._frozen
         parts = [learner.prompted(rows) for learner, rows in shares]
-        reads = read_together(backbone, parts, trunk)
+        first, _ = shares[0]  # the only one, where the backbone draws (`check_dropout`)
+        dropout = first.options.backbone_dropout
+        with first.drawing() if dropout else nullcontext():
+            reads = read_together(backbone, parts, trunk, dropout=dropout)
         return [
             learner.losses(read, rows) for (learner, rows), read in zip(shares, reads, strict=True)
         ]
@@ -64,8 +68,11 @@ class Loop:
 
     Args:
         learners: their options agree in what the pass has once: autocast, gradient checkpointing.
+            Where the backbone's dropout is on, there is one.
         accelerator: from `make_accelerator`.
         trunk: what the layers beneath all prompts compute, if it is remembered.
+    Raises:
+        ConfigError: from `check_dropout`.
     """
 
     def __init__(
@@ -78,6 +85,8 @@ class Loop:
     ) -> None:
         self.backbone, self.learners, self.accelerator = backbone, learners, accelerator
         self.options = learners[0].options
+        if self.options.backbone_dropout:
+            check_dropout(backbone, prompts=len(learners))
         self.step_module = self.accelerator.prepare(Step(backbone, learners, trunk))
         self.trunk = trunk
         self._stop = False

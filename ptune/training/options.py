@@ -39,6 +39,7 @@ class Options:
     second_metric: str | None
     seed: int
     autocast: bool
+    backbone_dropout: bool
     gradient_checkpointing: bool
     compile: bool
 
@@ -72,6 +73,7 @@ class Options:
             second_metric=recipe.second_metric,
             seed=recipe.seed,
             autocast=autocasts(recipe, held),
+            backbone_dropout=recipe.backbone_dropout,
             gradient_checkpointing=recipe.gradient_checkpointing,
             compile=recipe.compile,
         )

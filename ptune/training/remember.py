@@ -78,12 +78,8 @@ def remember(
     first = min((site for prompt in prompts for site in prompt.sites), default=0)
     if room is None or not first:
         return Remembered()
-    if any(prompt.backbone is not None for prompt in prompts):
-        return _not("the backbone is trained")
-    if any(prompt.shallow is not None for prompt in prompts):
-        return _not("the template has virtual tokens")
-    if backbone.in_parts:  # processes that remember other rows would run it less often
-        return _not("the backbone is sharded, or spread by a device map")
+    if reason := _hindrance(recipe, backbone, prompts):
+        return _not(reason)
     if not any(plan.steps > world * plan.steps_per_epoch for _, _, plan, _ in batches):
         processes = f"with {world} processes it pays from {world + 1} epochs on"
         return _not("the run has one epoch" if world == 1 else processes)
@@ -104,6 +100,21 @@ def remember(
     part = "" if trunk.rows_kept == trunk.rows else f" for {trunk.rows_kept} of {trunk.rows} rows"
     said = f"{cut.layers} of {cut.total} layers remembered{part}, {_size(kinds * trunk.bytes_kept)}"
     return Remembered(trunk, f"Frozen trunk: {said} {store.where}.")
+
+
+def _hindrance(
+    recipe: Recipe, backbone: Backbone, prompts: Sequence[TrainablePrompt]
+) -> str | None:
+    """Why the lower layers do not compute the same in every epoch, or not here."""
+    if any(prompt.backbone is not None for prompt in prompts):
+        return "the backbone is trained"
+    if recipe.backbone_dropout:
+        return "the backbone's dropout is on"
+    if any(prompt.shallow is not None for prompt in prompts):
+        return "the template has virtual tokens"
+    if backbone.in_parts:  # processes that remember other rows would run it less often
+        return "the backbone is sharded, or spread by a device map"
+    return None
 
 
 def _not(reason: str) -> Remembered:

@@ -32,7 +32,7 @@ SHARED = frozenset(
     {
         *("backbone", "dtype", "device", "trust_remote_code", "revision", "offline"),
         *("device_map", "offload_folder", "quantization"),
-        *("precision", "gradient_checkpointing", "compile", "trunk_cache"),
+        *("precision", "gradient_checkpointing", "compile", "trunk_cache", "backbone_dropout"),
         *("train", "validation", "test", "label_column", "columns", "labels", "bad_rows"),
         *("task", "problem", "answer", "output"),
     }

@@ -194,6 +194,13 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     (
+        lambda v: v["backbone_dropout"] and v["trunk_cache"] not in ("auto", "off"),
+        (
+            "trunk_cache = {trunk_cache} does not go with backbone_dropout: what its layers "
+            "compute is drawn anew at every step. Leave one of the two out."
+        ),
+    ),
+    (
         lambda v: no_validation(v) and v["keep"] != "better",
         "keep = {keep} needs validation rows. Give validation or validation_share.",
     ),

@@ -90,6 +90,11 @@ class TrainingSettings(BaseModel):
         low=0.0,
         high=1.0,
     )
+    backbone_dropout: bool = _setting(
+        False,
+        "Let the backbone's own dropout be on in training, at its own rates, as the papers' code "
+        "does.",
+    )
     schedule: Schedule = _setting(
         "linear", "How the step size falls after the warm-up; exponential: from epoch to epoch."
     )

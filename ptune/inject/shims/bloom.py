@@ -57,9 +57,17 @@ def forward(
         key, value = layer_past.update(key, value, module.layer_idx)
     slope = slopes(module.num_heads).to(query.device)
     scaling = module.inv_norm_factor
+    dropout = attention.in_training(module, module.attention_dropout.p)
     if attention.is_packed(module):
         answer, weights = attention.packed(
-            module, query, key, value, None, scaling=scaling, alibi_slopes=slope
+            module,
+            query,
+            key,
+            value,
+            None,
+            scaling=scaling,
+            alibi_slopes=slope,
+            dropout=dropout,
         )
     else:
         if attention_mask is not None:
@@ -69,7 +77,8 @@ def forward(
         answer, weights = attention.by_rows(
             module, query, key, value, attention_mask, scaling=scaling, front_bias=front
         )
-    return residual + module.dense(answer.reshape(lines, tokens, -1)), weights
+    states = module.dense(answer.reshape(lines, tokens, -1))
+    return residual + functional.dropout(states, module.hidden_dropout, module.training), weights
 
 
 def gelu(module: Any, x: Tensor) -> Tensor:

@@ -51,10 +51,19 @@ def forward(
     scaling = (module.attention_head_size * _terms(module)) ** -0.5
     bias = None
     if module.relative_attention and rel_embeddings is not None:
+        rel_embeddings = module.pos_dropout(rel_embeddings)
         bias = partial(_positions, module, *_tables(module, rel_embeddings), scaling)
     query, key, value = _heads(module, hidden_states)
     answer, _ = attention.packed(
-        module, query, key, value, None, scaling=scaling, score_bias=bias, is_causal=False
+        module,
+        query,
+        key,
+        value,
+        None,
+        scaling=scaling,
+        score_bias=bias,
+        is_causal=False,
+        dropout=attention.in_training(module, module.dropout.p),
     )
     return answer.flatten(2), None
 

@@ -45,7 +45,11 @@ def forward(
     bias = None if alibi is None else partial(_rising, module)
     if attention.is_packed(module):
         score_bias = bias and partial(_in_pack, bias)
-        answer, weights = attention.packed(module, query, key, value, None, score_bias=score_bias)
+        # Weights fall out beside ALiBi alone, as in the model's own code.
+        dropout = attention.in_training(module, 0.0 if bias is None else module.attention_dropout.p)
+        answer, weights = attention.packed(
+            module, query, key, value, None, score_bias=score_bias, dropout=dropout
+        )
     else:
         answer, weights = attention.by_rows(
             module, query, key, value, attention_mask, front_bias=bias

@@ -26,7 +26,10 @@ def attend(
     scaling = float(1 / module.scale_attn)
     compute = attention.packed if attention.is_packed(module) else attention.by_rows
     key, value = key.to(query), value.to(query)
-    answer, weights = compute(module, query, key, value, attention_mask, scaling=scaling)
+    dropout = attention.in_training(module, module.attn_dropout.p)
+    answer, weights = compute(
+        module, query, key, value, attention_mask, scaling=scaling, dropout=dropout
+    )
     return answer.transpose(1, 2), weights
 
 
@@ -41,7 +44,14 @@ def attend_locally(
     window = module.config.window_size if module.attention_type == "local" else None
     if attention.is_packed(module):
         answer, weights = attention.packed(
-            module, query, key, value, None, scaling=1.0, sliding_window=window
+            module,
+            query,
+            key,
+            value,
+            None,
+            scaling=1.0,
+            sliding_window=window,
+            dropout=attention.in_training(module, module.attn_dropout.p),
         )
     else:
         if attention_mask is not None and window is not None:

@@ -51,6 +51,13 @@ def forward(
         for projection in (module.q, module.k, module.v)
     )
     answer, _ = attention.packed(
-        module, query, key, value, None, score_bias=position_bias, is_causal=False
+        module,
+        query,
+        key,
+        value,
+        None,
+        score_bias=position_bias,
+        is_causal=False,
+        dropout=attention.in_training(module, module.dropout.p),
     )
     return (module.o(answer.flatten(2)),)

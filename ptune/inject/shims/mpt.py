@@ -60,7 +60,14 @@ def forward(
     scaling = module.softmax_scale
     if attention.is_packed(module):
         answer, weights = attention.packed(
-            module, query, key, value, None, scaling=scaling, alibi_slopes=slope
+            module,
+            query,
+            key,
+            value,
+            None,
+            scaling=scaling,
+            alibi_slopes=slope,
+            dropout=attention.in_training(module, module.attn_dropout_p),
         )
     else:
         if attention_mask is not None:

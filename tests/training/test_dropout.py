@@ -1,0 +1,117 @@
+"""Runs with the backbone's dropout on: what is drawn, what is judged, and where it is refused."""
+
+import pytest
+import tiny
+import torch
+from tiny_runs import DEEP, ROWS, SHALLOW, TABLE, Killed, Watcher, log_of, same, tensors_of, train
+
+import ptune
+from ptune.errors import ConfigError
+
+ON = {"backbone_dropout": True}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny.backbone("gpt2")  # whose rates are 0.1
+
+
+def losses(backbone, settings):
+    watcher = Watcher()
+    result = train(backbone, settings, watcher=watcher)
+    return [loss for _, loss in watcher.steps], result
+
+
+def test_the_seed_says_what_is_drawn(backbone):
+    off, _ = losses(backbone, TABLE)
+    one, first = losses(backbone, TABLE | ON)
+    torch.manual_seed(99)
+    torch.rand(7)
+    two, second = losses(backbone, TABLE | ON)
+    assert one == two
+    assert torch.equal(first.prompt.vectors, second.prompt.vectors)
+    assert all(abs(a - b) > 1e-4 for a, b in zip(one, off, strict=True))
+    assert not any(module.training for module in backbone.model.modules())
+
+
+def test_a_step_draws_other_numbers_than_the_step_before(backbone):
+    still = TABLE | ON | {"lr": 1e-8, "batch_size": 8, "average": 0}
+    found, _ = losses(backbone, still)  # the same rows, the same prompt
+    assert len(found) == 3
+    assert len({round(loss, 4) for loss in found}) == 3
+    without, _ = losses(backbone, still | {"backbone_dropout": False})
+    assert max(without) - min(without) < 1e-4
+
+
+def test_scores_are_those_of_the_model_without_dropout(backbone):
+    result = train(backbone, TABLE | ON, test=ROWS[:4])
+    for _ in range(2):
+        found = ptune.evaluate(backbone, result.prompt, ROWS[:4]).scores
+        assert found["loss"] == pytest.approx(result.scores["test"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DEEP, SHALLOW | {"encoder_dropout": 0.3}])
+def test_killed_after_any_step_and_resumed_is_never_stopped(tmp_path, backbone, kind):
+    settings = kind | ON | {"epochs": 2}
+    train(backbone, settings, output=tmp_path / "whole")
+    for step in (1, 3):
+        output = tmp_path / f"killed-{step}"
+        with pytest.raises(Killed):
+            train(backbone, settings, output=output, watcher=Watcher(die_after=step))
+        train(backbone, settings, output=output, resume=True)
+        for part in ("prompt", "checkpoint"):
+            assert same(tensors_of(output / part), tensors_of(tmp_path / "whole" / part))
+        assert log_of(output) == log_of(tmp_path / "whole")
+
+
+def test_gradient_checkpointing_changes_nothing(backbone):
+    one, _ = losses(backbone, DEEP | ON)
+    two, _ = losses(backbone, DEEP | ON | {"gradient_checkpointing": True})
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_no_trunk_is_remembered(backbone):
+    watcher = Watcher()
+    train(backbone, DEEP | ON | {"layers": "upper:1"}, watcher=watcher)
+    assert watcher.facts["frozen trunk"] == (
+        "Frozen trunk: not remembered, because the backbone's dropout is on."
+    )
+
+
+def refused(call):
+    with pytest.raises(ConfigError) as error:
+        call()
+    return str(error.value)
+
+
+def test_a_backbone_that_draws_nothing_is_refused():
+    assert refused(lambda: train(tiny.backbone("llama"), TABLE | ON)) == (
+        'backbone_dropout: "LlamaForCausalLM" draws nothing in training; its configuration has no '
+        "dropout above 0. Leave backbone_dropout out."
+    )
+
+
+def test_replicas_are_refused(backbone):
+    def several(common, *variants):
+        return refused(lambda: ptune.train_replicas(backbone, ROWS, variants, **TABLE, **common))
+
+    assert several(ON, {"seed": 0}, {"seed": 1}, {"seed": 2}) == (
+        "backbone_dropout does not go with replicas: what is drawn would depend on the other 2 in "
+        "the pass, and each is to be trained as if alone. Train them in several runs."
+    )
+    assert several({}, {}, ON).startswith("variants[1] changes backbone_dropout, which all")
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "bart"])
+def test_it_is_found_out_by_running(name):
+    from ptune.training.dropout import draws
+
+    b = tiny.backbone(name)
+    before = torch.get_rng_state()
+    assert draws(b)
+    assert torch.equal(torch.get_rng_state(), before)
+    for module in b.model.modules():
+        for key in ("p", "dropout", "dropout_rate", "activation_dropout"):
+            if isinstance(getattr(module, key, None), float):
+                setattr(module, key, 0.0)
+    assert not draws(b)
