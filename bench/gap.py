@@ -8,7 +8,8 @@ file is not touched. What fits the training rows but not the others overfits; wh
 the training rows lacks power or steps.
 
     prompts    ptune's defaults, then one setting changed: length, rate, start, depth, projection,
-               dropout, virtual tokens in the text too, twice the epochs
+               dropout (of the prompt, of the backbone), averaging, virtual tokens in the text too,
+               twice the epochs
     weights    all of them (full fine-tuning); all but the embeddings; LoRA of rank 8 on queries and
                values, which has about as many numbers as the prompt, but changes where the words of
                a row look, as no prefix can
@@ -114,6 +115,10 @@ def variants(lr: float, sites: int) -> Iterator[Variant]:
     yield Variant("upper half of the layers", {"layers": list(range(half, sites))})
     yield Variant("projection: 128, lr 1e-3", {"projection": 128, "lr": 1e-3})
     yield Variant("prefix_dropout: 0.1", {"prefix_dropout": 0.1})
+    yield Variant("backbone_dropout", {"backbone_dropout": True})
+    drawn = {"backbone_dropout": True, "init": "random"}
+    yield Variant("backbone_dropout, init: random", drawn)
+    yield Variant("average: 0", {"average": 0.0})
     yield Variant("20 virtual tokens before the text, too", {"soft": 20})
     yield Variant("twice the epochs", times=2)
     yield Variant("linear head", weights="none")

@@ -1,8 +1,9 @@
 """What deep prompts on MiniLM are measured beside: a head alone, all weights, and PEFT's prefix.
 
     LinearHead    ptune's head on the frozen states, which are computed once
-    FineTuned     all weights and ptune's head (at the head's default rate); dropout as the model's
-                  configuration has it (but on attention weights, where ptune's attention has none)
+    FineTuned     all weights and ptune's head (at the head's default rate); with the model's own
+                  dropout (but not on attention weights in the results that stand: ptune's attention
+                  had none when they were measured)
     PeftPrefix    PEFT's PREFIX_TUNING on a class of transformers, whose own head is trained, too;
                   in training mode, so with dropout in the frozen model as well
 
@@ -58,15 +59,14 @@ class Headed:
         self.head = head.to(self.backbone.device)
         self.examples = self.task.training_examples(data.train, answers_in(recipe, data.train))
 
-    def states(self, examples: Sequence[Example]) -> Tensor:
+    def states(self, examples: Sequence[Example], *, dropout: bool = False) -> Tensor:
         """Of every token that is read."""
         batch = self.backbone.pack([one for example in examples for one in example.sequences])
-        return run(self.backbone, [PromptTensors()], batch, read="states")
+        return run(self.backbone, [PromptTensors()], batch, read="states", dropout=dropout)
 
     def scores(self, rows: Rows) -> Mapping[str, float]:
         """Of the weights as they are now."""
         examples = self.task.examples(rows, answers_in(self.recipe, rows))
-        self.backbone.model.eval()
         size = self.recipe.evaluation_batch_size
         return evaluate_examples(
             self.backbone, PromptTensors(), self.task, self.head, examples, batch_size=size
@@ -112,8 +112,7 @@ class FineTuned(Headed):
     def loss(self, rows: Sequence[int]) -> Tensor:
         """With dropout."""
         chosen = [self.examples[row] for row in rows]
-        self.backbone.model.train()
-        return self.task.loss(self.states(chosen), chosen, self.head).mean()
+        return self.task.loss(self.states(chosen, dropout=True), chosen, self.head).mean()
 
 
 class PeftPrefix:
