@@ -32,6 +32,12 @@ def test_step_sizes_of_p_tuning_on_lama_fall_by_two_percent_an_epoch():
     assert found == {("exponential", 0.98)}
 
 
+def test_the_backbones_dropout_is_on_as_in_the_authors_code():
+    runs = [*runs_of("p-tuning-v2").values(), *runs_of("p-tuning").values()]
+    assert len(runs) > 20
+    assert all(run.backbone_dropout for run in runs)
+
+
 def test_tagging_reports_test_rows_and_the_rest_of_p_tuning_v2_the_best_epoch():
     found = {name: run.protocol for name, run in runs_of("p-tuning-v2").items()}
     assert {name for name, protocol in found.items() if protocol == "strict"} == TAGGING

@@ -166,6 +166,13 @@ DEEP = "p-tuning-v2"
             ),
         ),
         (
+            {"backbone_dropout": True, "method": DEEP, "layers": "upper:1", "trunk_cache": "1GB"},
+            (
+                "trunk_cache = 1GB does not go with backbone_dropout: what its layers compute is "
+                "drawn anew at every step. Leave one of the two out."
+            ),
+        ),
+        (
             {"keep": "equal", "validation_share": 0},
             "keep = equal needs validation rows. Give validation or validation_share.",
         ),

@@ -27,6 +27,7 @@ from ptune.encoders import EmbeddingEncoder, PrefixEncoder
 from ptune.errors import ArtifactError, ConfigError
 from ptune.formats import export_peft
 from ptune.run import run
+from ptune.training.dropout import draws
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -80,6 +81,11 @@ def trained(tmp_path_factory, backbone):
 
 
 # --------------------------------------------------------------------------- gradients and steps
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.5, True)])
+def test_dropout_of_a_lora_is_that_of_its_backbone(share, expected):
+    assert draws(load(lora(lora_dropout=share))) is expected  # Llama has none of its own
 
 
 @pytest.mark.parametrize(

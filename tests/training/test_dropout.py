@@ -7,6 +7,7 @@ from tiny_runs import DEEP, ROWS, SHALLOW, TABLE, Killed, Watcher, log_of, same,
 
 import ptune
 from ptune.errors import ConfigError
+from ptune.training.dropout import draws
 
 ON = {"backbone_dropout": True}
 
@@ -104,8 +105,6 @@ def test_replicas_are_refused(backbone):
 
 @pytest.mark.parametrize("name", ["bert", "t5", "bart"])
 def test_it_is_found_out_by_running(name):
-    from ptune.training.dropout import draws
-
     b = tiny.backbone(name)
     before = torch.get_rng_state()
     assert draws(b)
