@@ -27,6 +27,7 @@ from ptune.evaluation import PromptedRows, read_together
 from ptune.tasks import Example, Task
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
+from ptune.training.dropout import check_dropout
 from ptune.training.job import task_of
 from ptune.training.options import Options, autocasts
 from ptune.training.rows import Sources, answers_in, read_rows
@@ -87,6 +88,8 @@ def make_workload(
         ConfigError, DataError, TemplateError: as training would.
     """
     recipe = recipe.resolved()
+    if recipe.backbone_dropout:
+        check_dropout(backbone)
     if backbone.geometry.two_sided:
         raise ConfigError(
             f'"{backbone.name}" is an encoder-decoder, which ptune bench cannot measure yet. Name '

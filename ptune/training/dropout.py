@@ -17,7 +17,7 @@ _TRIED_TOKENS = 8
 
 
 def check_dropout(backbone: Backbone, *, prompts: int = 1) -> None:
-    """Refuse dropout of a backbone where there is none, or where several prompts would share it.
+    """Refuse dropout where the backbone has none, or where a seed would not say what is drawn.
 
     Args:
         prompts: trained in one pass.
@@ -26,9 +26,13 @@ def check_dropout(backbone: Backbone, *, prompts: int = 1) -> None:
     """
     if prompts > 1:
         raise ConfigError(
-            f"backbone_dropout does not go with replicas: what is drawn would depend on the other "
-            f"{prompts - 1} in the pass, and each is to be trained as if alone. Train them in "
-            "several runs."
+            "backbone_dropout does not go with replicas: what is drawn for one would depend on the "
+            "others in the pass, and each is to be trained as if alone. Train them in several runs."
+        )
+    if backbone.in_parts and not backbone.sharded:
+        raise ConfigError(
+            "backbone_dropout does not go with a device map, whose devices draw from streams of "
+            "their own. Leave one of the two out."
         )
     if not draws(backbone):
         raise ConfigError(

@@ -26,8 +26,8 @@ def rows(tmp_path):
     return str(write_rows(tmp_path / "rows.csv", lines))
 
 
-def learner(rows, steps=3, **settings):
-    backbone = tiny.backbone("llama")
+def learner(rows, steps=3, name="llama", **settings):
+    backbone = tiny.backbone(name)
     recipe = Recipe.make(backbone="tiny", train=rows, **(SETTINGS | settings))
     job = make_workload(recipe, backbone, steps=steps)
     return Timed(job, own_side(job)), backbone
@@ -68,6 +68,20 @@ def test_a_step_says_what_it_cost(rows):
         "dtype": "float32",
         "device": "cpu",
     }
+
+
+def test_dropout_of_the_backbone_is_on_in_a_measured_step_too(rows):
+    one = {"epochs": 1, "max_steps": 1}
+    (off, _), (on, backbone) = (
+        learner(rows, steps=1, name="gpt2", backbone_dropout=asked, **one)
+        for asked in (False, True)
+    )
+    with backbone.injected():
+        drawn = on.step()["loss"]
+    assert not any(module.training for module in backbone.model.modules())
+    assert abs(drawn - off.step()["loss"]) > 1e-3
+    with pytest.raises(ConfigError, match=r"^backbone_dropout: .* draws nothing in training"):
+        learner(rows, backbone_dropout=True)
 
 
 def test_rows_are_needed():

@@ -92,13 +92,22 @@ def test_a_backbone_that_draws_nothing_is_refused():
     )
 
 
+def test_a_backbone_on_several_devices_is_refused():
+    b = tiny.backbone("gpt2")
+    b.model.hf_device_map = {"transformer.h.0": 0, "transformer.h.1": "cpu"}
+    assert refused(lambda: train(b, TABLE | ON)) == (
+        "backbone_dropout does not go with a device map, whose devices draw from streams of their "
+        "own. Leave one of the two out."
+    )
+
+
 def test_replicas_are_refused(backbone):
     def several(common, *variants):
         return refused(lambda: ptune.train_replicas(backbone, ROWS, variants, **TABLE, **common))
 
     assert several(ON, {"seed": 0}, {"seed": 1}, {"seed": 2}) == (
-        "backbone_dropout does not go with replicas: what is drawn would depend on the other 2 in "
-        "the pass, and each is to be trained as if alone. Train them in several runs."
+        "backbone_dropout does not go with replicas: what is drawn for one would depend on the "
+        "others in the pass, and each is to be trained as if alone. Train them in several runs."
     )
     assert several({}, {}, ON).startswith("variants[1] changes backbone_dropout, which all")
 
