@@ -4,13 +4,19 @@
     dropout.turn(True)           # on for the passes that follow, at the model's own rates
     dropout.leave()              # as it came
 
-On means train mode, so whatever else a model draws while it is trained (left-out layers, noise in
-routers) is on, too. Norms over a batch stay in eval mode: in train mode they would count along, and
-change the model.
+On means train mode, so what else a model draws while it is trained (noise in routers) is on, too.
+Not so what would change the model or its passes: norms over a batch, which count along, and modules
+that families are known to change themselves by; left-out layers, of which one may be the only one
+with a prompt; transformers' own gradient checkpointing, which would run layers without prompts.
 """
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _NormBase  # of all norms that count along
+
+from ptune.inject import shims
+
+# Names of what is set aside, and what it is then.
+_ASIDE = {"gradient_checkpointing": False, "layerdrop": 0.0}
 
 
 class Dropout:
@@ -23,20 +29,33 @@ class Dropout:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._came_on = [module for module in modules if module.training]
-        self._can_be_on = [module for module in modules if not isinstance(module, _NormBase)]
+        self._can_be_on = [module for module in modules if not _changes_in_train_mode(module)]
+        self._aside = [
+            (module, name, value)
+            for module in modules
+            for name in _ASIDE
+            if (value := module.__dict__.get(name))
+        ]
         self._on = False
         _set(self._came_on, False)
 
     def turn(self, on: bool) -> None:
         """Switch it on or off."""
-        if on != self._on:
-            self._on = on
-            _set(self._can_be_on, on)
+        if on == self._on:
+            return
+        self._on = on
+        _set(self._can_be_on, on)
+        for module, name, value in self._aside:
+            module.__dict__[name] = _ASIDE[name] if on else value
 
     def leave(self) -> None:
         """Put the modes back in which the modules came."""
         self.turn(False)
         _set(self._came_on, True)
+
+
+def _changes_in_train_mode(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) or shims.changes_in_train_mode(module)
 
 
 def _set(modules: list[nn.Module], training: bool) -> None:

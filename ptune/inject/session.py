@@ -259,9 +259,8 @@ def _path(model: nn.Module, name: str) -> list[nn.Module]:
 def _checkpointed(layer: nn.Module, injection: Injection) -> Callable[[], None]:
     """Run a layer again in the backward pass instead of keeping what it computed.
 
-    ptune's own, not the model's switch: that one needs train mode, and a frozen backbone is in
-    eval mode; and when the layer runs again it must meet the call and the sites of its first run,
-    and draw what was drawn there.
+    ptune's own, not the model's switch: when the layer runs again it must meet the call and the
+    sites of its first run, and draw what was drawn there.
     """
     forward = layer.forward
 

@@ -23,6 +23,7 @@ from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, head_tensors, plan_of
 from ptune.training.cache import encode_rows
+from ptune.training.dropout import check_dropout
 from ptune.training.earlier import PROMPT, check_places, check_resume, told_earlier
 from ptune.training.facts import facts_of, layout, unused
 from ptune.training.found import with_found_words
@@ -194,19 +195,7 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
         TrainingError: the user stopped the run.
     """
     accelerator = _join(jobs[0].recipe, backbone)
-    if len(jobs) > 1 and accelerator.num_processes > 1:
-        raise ConfigError(
-            f"{len(jobs)} replicas in {accelerator.num_processes} processes: replicas train side "
-            "by side in one process. Start without accelerate launch, or give each process "
-            "replicas of its own."
-        )
-    if any(job.recipe.train_backbone for job in jobs):
-        refuse_trained_backbone(
-            backbone,
-            adapters=jobs[0].recipe.train_backbone == "adapters",
-            prompts=len(jobs),
-            processes=accelerator.num_processes,
-        )
+    _check(jobs, backbone, accelerator.num_processes)
     jobs = [_settled(job, backbone) for job in jobs]
     made = [_made(job, backbone, accelerator) for job in jobs]
     learners = [one.learner for one in made]
@@ -232,6 +221,24 @@ def train_jobs(jobs: Sequence[Job], backbone: Backbone) -> list[Result | Trainin
                 write_scores(one.job.output, run_scores(one.job.recipe, result))
     accelerator.wait_for_everyone()
     return results
+
+
+def _check(jobs: Sequence[Job], backbone: Backbone, processes: int) -> None:
+    """Refuse what cannot be trained on this backbone, in so many processes, side by side."""
+    if len(jobs) > 1 and processes > 1:
+        raise ConfigError(
+            f"{len(jobs)} replicas in {processes} processes: replicas train side by side in one "
+            "process. Start without accelerate launch, or give each process replicas of its own."
+        )
+    if any(job.recipe.train_backbone for job in jobs):
+        refuse_trained_backbone(
+            backbone,
+            adapters=jobs[0].recipe.train_backbone == "adapters",
+            prompts=len(jobs),
+            processes=processes,
+        )
+    if jobs[0].recipe.backbone_dropout:
+        check_dropout(backbone, prompts=len(jobs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training import checkpoint
 from ptune.training.averaging import Average
 from ptune.training.checkpoint import Progress
+from ptune.training.drawing import drawing_from, seeded
 from ptune.training.options import Options
 from ptune.training.report import Report
 from ptune.training.schedule import Plan, lr_share
@@ -76,7 +77,7 @@ class Learner:
             options.groups(prompt), weight_decay=options.weight_decay
         )
         self._identity, self._accelerator, self._device = identity, accelerator, device
-        self._random = _seeded(options.seed, device)
+        self._random = seeded(options.seed, device)
         self._resumed = False
         prompt.to(device)
         self.average = Average(prompt, options.average) if options.average else None
@@ -303,8 +304,7 @@ class Learner:
         self.progress, self.best = loaded.progress, loaded.best
         if self.average is not None:
             self.average.load(loaded.average)
-        # All processes draw the same numbers. Where there are more than there were, the new ones go
-        # on as the first one does.
+        # Where there are more processes than there were, the new ones go on as the first one does.
         for prefix in ("0.", f"{self._accelerator.process_index}."):
             self._random |= {
                 k.removeprefix(prefix): v for k, v in loaded.random.items() if k.startswith(prefix)
@@ -315,10 +315,8 @@ class Learner:
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """What is drawn inside follows from this learner's seed and its own steps alone."""
-        with _own_random_state(self._device):
-            _set_random_state(self._random, self._device)
+        with drawing_from(self._random, self._device):
             yield
-            self._random = _random_state(self._device)
 
     def stopped(self) -> str:
         """What to say when the user stops the run."""
@@ -339,29 +337,3 @@ class Learner:
             f"step {step} of {self.plan.steps}.{kept} Try a smaller lr "
             f"(now {self.options.lr:g}), a longer warmup_share, or precision=fp32."
         )
-
-
-@contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """What is drawn inside leaves the random state outside alone."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def _seeded(seed: int, device: torch.device) -> dict[str, Tensor]:
-    with _own_random_state(device):
-        torch.manual_seed(seed)
-        return _random_state(device)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

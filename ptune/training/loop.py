@@ -31,7 +31,6 @@ from ptune.backbone import Backbone
 from ptune.errors import ConfigError, TrainingError
 from ptune.evaluation import Measured, measure_together, read_together
 from ptune.tasks import Example
-from ptune.training.dropout import check_dropout
 from ptune.training.learner import Learner
 from ptune.training.schedule import Plan
 from ptune.trunk import Trunk
@@ -71,8 +70,6 @@ class Loop:
             Where the backbone's dropout is on, there is one.
         accelerator: from `make_accelerator`.
         trunk: what the layers beneath all prompts compute, if it is remembered.
-    Raises:
-        ConfigError: from `check_dropout`.
     """
 
     def __init__(
@@ -85,8 +82,6 @@ class Loop:
     ) -> None:
         self.backbone, self.learners, self.accelerator = backbone, learners, accelerator
         self.options = learners[0].options
-        if self.options.backbone_dropout:
-            check_dropout(backbone, prompts=len(learners))
         self.step_module = self.accelerator.prepare(Step(backbone, learners, trunk))
         self.trunk = trunk
         self._stop = False

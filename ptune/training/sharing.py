@@ -29,6 +29,7 @@ from ptune.trainable import TrainablePrompt
 from ptune.training.build import default_epochs
 from ptune.training.cache import Encoded, encode_rows
 from ptune.training.checkpoint import SETS
+from ptune.training.dropout import check_dropout
 from ptune.training.earlier import PROMPT, check_places, check_resume, told_earlier
 from ptune.training.facts import unused
 from ptune.training.job import (
@@ -126,6 +127,8 @@ def train_shared(
             f"{accelerator.num_processes} processes: a shared prompt is trained in one. Start "
             "without accelerate launch."
         )
+    if common.backbone_dropout:
+        check_dropout(loaded)
     sets = [_set(name, recipe, loaded, data[name]) for name, recipe in recipes.items()]
     _check_slots(sets)
     learner = _learner(sets, loaded, accelerator, folder, temperature, rank_one, watcher)

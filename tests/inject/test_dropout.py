@@ -14,6 +14,7 @@ from ptune.encoders import EmbeddingEncoder, KeysValues
 from ptune.inject import attention
 from ptune.inject.attention import attend
 from ptune.inject.call import Seen
+from ptune.inject.dropout import Dropout
 from ptune.run import run
 from ptune.trainable import PromptedBackbone, TrainablePrompt
 
@@ -117,7 +118,7 @@ def deep(b):
     )
 
 
-def test_weights_of_a_deep_prompts_keys_fall_out_too(monkeypatch):
+def test_weights_of_a_deep_prompts_keys_fall_out_too():
     b = tiny.backbone("llama")
     for layer in b.model.model.layers:
         layer.self_attn.attention_dropout = 1.0
@@ -180,6 +181,44 @@ def test_a_norm_over_a_batch_counts_nothing(monkeypatch):
     states(b, IDS)
     assert int(norm.num_batches_tracked) == 0
     assert torch.equal(norm.running_mean, torch.zeros(32))
+
+
+def test_modules_that_train_mode_would_change_stay_as_they_are():
+    torch.manual_seed(0)
+    model = hf.IBertModel(hf.IBertConfig(**tiny.SMALL)).eval()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    dropout = Dropout(model)
+    dropout.turn(True)
+    with torch.no_grad():
+        one, two = (model(torch.tensor([IDS])).last_hidden_state for _ in "ab")
+    assert not torch.equal(one, two)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_no_layer_is_left_out(monkeypatch):
+    """Of one layer that is always left out, nothing of a prompt would be left."""
+    b = often(monkeypatch, "bart")
+    expected = states(b, IDS)
+    for side in (b.model.model.encoder, b.model.model.decoder):
+        side.layerdrop = 1.0
+    torch.testing.assert_close(states(b, IDS), expected, rtol=0, atol=0)
+    assert b.model.model.decoder.layerdrop == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_.*able:FutureWarning")
+def test_checkpointing_of_transformers_own_stays_off(monkeypatch):
+    b = often(monkeypatch, "gpt2")
+    prompt = TrainablePrompt(shallow=EmbeddingEncoder(2, 32, initial=torch.zeros(2, 32)))
+    module = PromptedBackbone(b, prompt, backbone_dropout=True)
+    gradients = []
+    for switch in (b.model.gradient_checkpointing_disable, b.model.gradient_checkpointing_enable):
+        switch()
+        torch.manual_seed(5)
+        loss = module(torch.tensor([IDS]))["logits"].sin().sum()
+        (gradient,) = torch.autograd.grad(loss, prompt.shallow.weight)
+        gradients.append(gradient)
+    assert torch.equal(*gradients)
+    assert b.model.transformer.h[0].gradient_checkpointing
 
 
 def test_a_module_in_train_mode_draws_where_it_is_told_to(monkeypatch):

@@ -86,6 +86,8 @@ def trained(tmp_path_factory, backbone):
 @pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.5, True)])
 def test_dropout_of_a_lora_is_that_of_its_backbone(share, expected):
     assert draws(load(lora(lora_dropout=share))) is expected  # Llama has none of its own
+    new = peft.LoraConfig(lora_dropout=share, **EVERYWHERE)  # which changes nothing yet
+    assert draws(load(peft.get_peft_model(tiny.model("llama"), new))) is expected
 
 
 @pytest.mark.parametrize(

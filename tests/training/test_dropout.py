@@ -1,13 +1,16 @@
 """Runs with the backbone's dropout on: what is drawn, what is judged, and where it is refused."""
 
+from threading import Barrier, Thread
+
 import pytest
 import tiny
 import torch
+import transformers as hf
 from tiny_runs import DEEP, ROWS, SHALLOW, TABLE, Killed, Watcher, log_of, same, tensors_of, train
 
 import ptune
 from ptune.errors import ConfigError
-from ptune.training.dropout import draws
+from ptune.training.dropout import check_dropout, draws
 
 ON = {"backbone_dropout": True}
 
@@ -79,6 +82,23 @@ def test_no_trunk_is_remembered(backbone):
     )
 
 
+def test_runs_in_two_threads_draw_as_alone():
+    alone = [losses(tiny.backbone("gpt2"), TABLE | ON | {"seed": seed})[0] for seed in (0, 1)]
+    found, both = {}, Barrier(2)
+
+    def run(seed):
+        own = tiny.backbone("gpt2")
+        both.wait()
+        found[seed] = losses(own, TABLE | ON | {"seed": seed})[0]
+
+    threads = [Thread(target=run, args=(seed,)) for seed in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[0], found[1]] == alone
+
+
 def refused(call):
     with pytest.raises(ConfigError) as error:
         call()
@@ -88,7 +108,7 @@ def refused(call):
 def test_a_backbone_that_draws_nothing_is_refused():
     assert refused(lambda: train(tiny.backbone("llama"), TABLE | ON)) == (
         'backbone_dropout: "LlamaForCausalLM" draws nothing in training; its configuration has no '
-        "dropout above 0. Leave backbone_dropout out."
+        "dropout above 0. Set backbone_dropout: false."
     )
 
 
@@ -97,7 +117,16 @@ def test_a_backbone_on_several_devices_is_refused():
     b.model.hf_device_map = {"transformer.h.0": 0, "transformer.h.1": "cpu"}
     assert refused(lambda: train(b, TABLE | ON)) == (
         "backbone_dropout does not go with a device map, whose devices draw from streams of their "
-        "own. Leave one of the two out."
+        "own. Leave device_map out, or set backbone_dropout: false."
+    )
+
+
+def test_a_device_whose_draws_are_not_kept_is_refused(monkeypatch):
+    b = tiny.backbone("gpt2")
+    monkeypatch.setattr(type(b), "device", property(lambda _: torch.device("mps")))
+    assert refused(lambda: check_dropout(b)) == (
+        "backbone_dropout: what mps draws does not follow from a seed. Set device: cpu, or "
+        "backbone_dropout: false."
     )
 
 
@@ -107,9 +136,21 @@ def test_replicas_are_refused(backbone):
 
     assert several(ON, {"seed": 0}, {"seed": 1}, {"seed": 2}) == (
         "backbone_dropout does not go with replicas: what is drawn for one would depend on the "
-        "others in the pass, and each is to be trained as if alone. Train them in several runs."
+        "others in the pass, and each is to be trained as if alone. Train them in several runs, "
+        "or set backbone_dropout: false."
     )
     assert several({}, {}, ON).startswith("variants[1] changes backbone_dropout, which all")
+
+
+def test_a_backbone_that_only_differs_in_train_mode_draws_nothing():
+    """RWKV multiplies its weights between the two modes; here it stays as it is."""
+    config = hf.RwkvConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=3, context_length=64, rescale_every=1
+    )
+    b = ptune.Backbone.load(hf.RwkvForCausalLM(config), tokenizer=tiny.tokenizer())
+    before = {name: weight.clone() for name, weight in b.model.state_dict().items()}
+    assert not draws(b)
+    assert same(before, dict(b.model.state_dict()))
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "bart"])

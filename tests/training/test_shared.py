@@ -324,6 +324,15 @@ def test_the_backbone_is_left_alone(backbone, files):
     assert len(LABELS) == len(ROWS)
 
 
+def test_the_backbones_dropout_may_be_on(backbone, files):
+    one, two, off = (
+        shared(backbone, files, epochs=1, backbone_dropout=on).shared.deep
+        for on in (True, True, False)
+    )
+    assert all(torch.equal(one[site].keys, two[site].keys) for site in one)
+    assert not any(torch.equal(one[site].keys, off[site].keys) for site in one)
+
+
 def test_the_backbone_is_not_trained_with_a_shared_prompt(backbone, files):
     with pytest.raises(ConfigError, match=r"^train_backbone does not go with a shared prompt"):
         shared(backbone, files, train_backbone=True)

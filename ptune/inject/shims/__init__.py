@@ -71,6 +71,10 @@ OF_A_LINE = {
 # Bodies whose cache mixes rows up, in transformers' own `generate` too, and that know no padding.
 CONTINUE_ALONE = ("RwkvModel",)
 
+# Modules that change themselves in train mode: I-BERT counts ranges along, Gemma 3n cuts weights
+# off, RWKV multiplies them.
+CHANGED_BY_TRAINING = ("Gemma3nTextAltUp", "QuantAct", "RwkvModel")
+
 # Attentions that rotate by a table: only differences matter, but no position lies before 0.
 COUNT_FROM_ZERO = ("CodeGenAttention", "GPTJAttention")
 
@@ -102,6 +106,11 @@ def looks_at_lines(model: nn.Module) -> bool:
     """Whether each row needs a line of its own, though short ones may come out right without."""
     asked = ((OF_A_LINE.get(type(module).__name__), module) for module in model.modules())
     return any(name is not None and getattr(module, name, False) for name, module in asked)
+
+
+def changes_in_train_mode(module: nn.Module) -> bool:
+    """Whether a module's numbers change when it runs in train mode."""
+    return type(module).__name__ in CHANGED_BY_TRAINING
 
 
 def continues_alone(model: nn.Module) -> bool:
