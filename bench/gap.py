@@ -119,6 +119,8 @@ def variants(lr: float, sites: int) -> Iterator[Variant]:
     drawn = {"backbone_dropout": True, "init": "random"}
     yield Variant("backbone_dropout, init: random", drawn)
     yield Variant("average: 0", {"average": 0.0})
+    as_papers = {"backbone_dropout": True, "init": "paper", "lr": 1e-2, "head_lr": 1e-2}
+    yield Variant("as the papers' code: init: paper, lr 1e-2, dropout", as_papers)
     yield Variant("20 virtual tokens before the text, too", {"soft": 20})
     yield Variant("twice the epochs", times=2)
     yield Variant("linear head", weights="none")
