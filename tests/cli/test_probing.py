@@ -118,7 +118,11 @@ def test_facts_that_are_trained_on_and_those_that_are_cut_are_told(ptune, place,
 
 def test_the_papers_runs_are_taken_by_name(ptune, say, place, tmp_path):
     more = ["preset=p-tuning/lama-gpt2-medium", "--method", "p-tuning", "--template", "3,3,0"]
-    code, _, err = ptune(*say, *more, "--output", tmp_path / "run", "--relation", "P1")
+    more += ["--output", tmp_path / "run", "--relation", "P1"]
+    code, _, err = ptune(*say, *more)
+    assert code == 1
+    assert err.endswith("Set backbone_dropout: false.\n")  # this backbone has none
+    code, _, err = ptune(*say, *more, "backbone_dropout=false")
     assert code == 0, err
     kept = json.loads((tmp_path / "run" / "probe.json").read_text(encoding="utf-8"))
     settings = kept["methods"]["p-tuning"]["settings"]

@@ -83,13 +83,13 @@ def test_no_trunk_is_remembered(backbone):
 
 
 def test_runs_in_two_threads_draw_as_alone():
-    alone = [losses(tiny.backbone("gpt2"), TABLE | ON | {"seed": seed})[0] for seed in (0, 1)]
+    backbones = [tiny.backbone("gpt2") for _ in "ab"]  # which draws from the process's state
+    alone = [losses(backbones[0], TABLE | ON | {"seed": seed})[0] for seed in (0, 1)]
     found, both = {}, Barrier(2)
 
     def run(seed):
-        own = tiny.backbone("gpt2")
         both.wait()
-        found[seed] = losses(own, TABLE | ON | {"seed": seed})[0]
+        found[seed] = losses(backbones[seed], TABLE | ON | {"seed": seed})[0]
 
     threads = [Thread(target=run, args=(seed,)) for seed in (0, 1)]
     for thread in threads:
