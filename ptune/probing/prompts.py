@@ -31,7 +31,6 @@ from ptune.tasks.task import Row
 from ptune.template import Template
 from ptune.trainable import TrainablePrompt
 from ptune.training.build import build_prompt, plan_of
-from ptune.training.dropout import check_dropout
 from ptune.training.learner import Learner
 from ptune.training.loop import Loop, make_accelerator
 from ptune.training.options import Options
@@ -91,8 +90,6 @@ def train_relation(
         TrainingError: the loss is no number any more.
         Stopped: the user stopped the run.
     """
-    if recipe.backbone_dropout:
-        check_dropout(backbone)
     task, prompt = _task_and_prompt(backbone, recipe, template, plan.words)
     kept = _kept(task, facts, recipe, trains=True)
     accelerator = _alone(backbone)

@@ -19,6 +19,7 @@ from ptune.probing.plan import Plan, check_methods
 from ptune.probing.prompts import Stopped, score_manual, train_relation
 from ptune.probing.record import Entry, Record
 from ptune.probing.templates import MANUAL
+from ptune.training.dropout import check_dropout
 
 # What one relation may lack without harm to the others.
 OF_ONE_RELATION = (DataError, TemplateError, TrainingError)
@@ -90,6 +91,8 @@ def _way_of(method: str, plan: Plan, backbone: Backbone) -> _Way:
         shares = {"validation_share": plan.recipe.validation_share, "seed": plan.recipe.seed}
         return _Way(method, None, common | shares)
     recipe = plan.recipe.changed(method=method).resolved()
+    if recipe.backbone_dropout:
+        check_dropout(backbone)
     settings = {k: v for k, v in recipe.to_dict().items() if k not in _NOT_COMPUTED}
     return _Way(method, recipe, settings | common)
 
