@@ -10,6 +10,9 @@ that families are known to change themselves by; left-out layers, of which one m
 with a prompt; transformers' own gradient checkpointing, which would run layers without prompts.
 """
 
+from functools import cached_property
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase  # of all norms that count along
 
@@ -27,26 +30,33 @@ class Dropout:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        self._came_on = [module for module in modules if module.training]
-        self._can_be_on = [module for module in modules if not _changes_in_train_mode(module)]
-        self._aside = [
+        self._model = model
+        self._came_on = [module for module in model.modules() if module.training]
+        self._on = False
+        _set(self._came_on, False)
+
+    @cached_property
+    def _can_be_on(self) -> list[nn.Module]:
+        return [module for module in self._model.modules() if not _changes_in_train_mode(module)]
+
+    @cached_property
+    def _aside(self) -> list[tuple[nn.Module, str, Any]]:
+        """Modules that have something to set aside: its name and its value."""
+        return [
             (module, name, value)
-            for module in modules
+            for module in self._model.modules()
             for name in _ASIDE
             if (value := module.__dict__.get(name))
         ]
-        self._on = False
-        _set(self._came_on, False)
 
     def turn(self, on: bool) -> None:
         """Switch it on or off."""
         if on == self._on:
             return
         self._on = on
-        _set(self._can_be_on, on)
         for module, name, value in self._aside:
             module.__dict__[name] = _ASIDE[name] if on else value
+        _set(self._can_be_on, on)
 
     def leave(self) -> None:
         """Put the modes back in which the modules came."""

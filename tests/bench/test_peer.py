@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import tiny
+import torch
 from tiny_runs import LABELS, TEMPLATE, TEXTS, write_rows
 
 from ptune.bench import peer
@@ -110,6 +111,16 @@ def test_losses_of_another_function_are_told_to_be(rows, settings, sentence):
     job, side = peer_of(rows, settings)
     assert side.another == sentence
     assert Timed(job, side).step()["loss"] > 0
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_peft_has_the_backbones_dropout_where_the_recipe_has_it(rows, on):
+    job, side = peer_of(rows, WORDS | {"backbone_dropout": on}, "gpt2")
+    (batch, *_) = job.steps[0]
+    first, second = (side.losses(batch) for _ in "ab")
+    assert torch.equal(first, second) is not on
+    said = "The losses are not compared: dropout of the backbone is another draw on each side."
+    assert side.another == (said if on else None)
 
 
 @pytest.mark.parametrize(

@@ -60,14 +60,7 @@ def forward(
     dropout = attention.in_training(module, module.attention_dropout.p)
     if attention.is_packed(module):
         answer, weights = attention.packed(
-            module,
-            query,
-            key,
-            value,
-            None,
-            scaling=scaling,
-            alibi_slopes=slope,
-            dropout=dropout,
+            module, query, key, value, None, scaling=scaling, alibi_slopes=slope, dropout=dropout
         )
     else:
         if attention_mask is not None:

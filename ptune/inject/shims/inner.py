@@ -42,16 +42,10 @@ def attend_locally(
 ) -> tuple[attention.Queries, Tensor | None]:
     """What GPT-Neo's `_attn` computes, by ptune's attention."""
     window = module.config.window_size if module.attention_type == "local" else None
+    dropout = attention.in_training(module, module.attn_dropout.p)
     if attention.is_packed(module):
         answer, weights = attention.packed(
-            module,
-            query,
-            key,
-            value,
-            None,
-            scaling=1.0,
-            sliding_window=window,
-            dropout=attention.in_training(module, module.attn_dropout.p),
+            module, query, key, value, None, scaling=1.0, sliding_window=window, dropout=dropout
         )
     else:
         if attention_mask is not None and window is not None:

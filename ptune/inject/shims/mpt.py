@@ -58,16 +58,10 @@ def forward(
         key, value = kept.update(key, value, module.layer_idx)
     slope = slopes(module.n_heads).to(query.device)
     scaling = module.softmax_scale
+    dropout = attention.in_training(module, module.attn_dropout_p)
     if attention.is_packed(module):
         answer, weights = attention.packed(
-            module,
-            query,
-            key,
-            value,
-            None,
-            scaling=scaling,
-            alibi_slopes=slope,
-            dropout=attention.in_training(module, module.attn_dropout_p),
+            module, query, key, value, None, scaling=scaling, alibi_slopes=slope, dropout=dropout
         )
     else:
         if attention_mask is not None:
