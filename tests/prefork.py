@@ -30,6 +30,7 @@ WAIT_S = 300
 # The program: it hands over what it was given, passes Ctrl-C on, and ends as the child ends.
 CLIENT = """\
 import json, os, select, signal, socket, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # a Ctrl-C waits until there is a child
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     asked = [sys.argv[1:], os.getcwd(), dict(os.environ)]
@@ -38,6 +39,7 @@ with socket.socket(socket.AF_UNIX) as server:
     answers = server.makefile("rb", buffering=0)
     child = int(answers.readline())
     signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     while not select.select([server], [], [], 0.2)[0]:
         pass  # a Ctrl-C that comes right before a wait is heard of behind it
     os._exit(int(answers.readline() or 1))
