@@ -11,6 +11,7 @@ change from step to step. What lies between two attentions is compiled, for any 
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,14 +35,14 @@ def replace_method(module: nn.Module, name: str, function: Forward) -> Callable[
     """Let a module run another method of that name; returns what undoes it."""
     own = module.__dict__.get(name)
     module.__dict__[name] = function
+    return partial(_put_back, module, name, own)
 
-    def restore() -> None:
-        if own is None:
-            module.__dict__.pop(name, None)
-        else:
-            module.__dict__[name] = own
 
-    return restore
+def _put_back(module: nn.Module, name: str, own: Forward | None) -> None:
+    if own is None:
+        module.__dict__.pop(name, None)
+    else:
+        module.__dict__[name] = own
 
 
 def compiled(layer: nn.Module) -> Forward:

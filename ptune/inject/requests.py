@@ -17,6 +17,7 @@ Other ways to decode (samples, beams, caches, vectors in place of ids) are not m
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,31 +58,32 @@ def watch(model: nn.Module, call: Callable[[], Call | None]) -> list[Callable[[]
         call: what gives the pass under way.
     """
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _ask_for_weights(call(), module, bool(kwargs.get("output_attentions")))
-
-    def after(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
-        _check_weights(call(), module, answer)
-
     undo = [
-        model.register_forward_pre_hook(before, with_kwargs=True).remove,
-        model.register_forward_hook(after).remove,
+        model.register_forward_pre_hook(partial(_ask_for_weights, call), with_kwargs=True).remove,
+        model.register_forward_hook(partial(_check_weights, call)).remove,
     ]
     generate = getattr(model, "generate", None)
     if generate is None:
         return undo
+    return [*undo, replace_method(model, "generate", partial(_generate, call, model, generate))]
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        now = call()
-        if now is None:
-            return generate(*args, **kwargs)
-        _refuse_cut_weights(now, model, kwargs)
-        if not _virtual(now, kwargs.get("input_ids", args[0] if args else None)):
-            return generate(*args, **kwargs)
-        with _spared(model, now, kwargs):
-            return generate(*args, **kwargs)
 
-    return [*undo, replace_method(model, "generate", checked)]
+def _generate(
+    now: Callable[[], Call | None],
+    model: nn.Module,
+    generate: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The model's own `generate`, asked with care where ids are virtual."""
+    call = now()
+    if call is None:
+        return generate(*args, **kwargs)
+    _refuse_cut_weights(call, model, kwargs)
+    if not _virtual(call, kwargs.get("input_ids", args[0] if args else None)):
+        return generate(*args, **kwargs)
+    with _spared(model, call, kwargs):
+        return generate(*args, **kwargs)
 
 
 def _virtual(call: Call, ids: Any) -> bool:
@@ -91,8 +93,11 @@ def _virtual(call: Call, ids: Any) -> bool:
 # --------------------------------------------------------------------------- attention weights
 
 
-def _ask_for_weights(call: Call | None, module: nn.Module, asked: bool) -> None:
+def _ask_for_weights(
+    now: Callable[[], Call | None], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Let ptune's attention keep its weights for this pass, or refuse."""
+    call, asked = now(), bool(kwargs.get("output_attentions"))
     if call is None:
         return  # the model's own attention
     if asked and call.batch is not None:
@@ -108,8 +113,11 @@ def _ask_for_weights(call: Call | None, module: nn.Module, asked: bool) -> None:
     call.keeps_weights = asked
 
 
-def _check_weights(call: Call | None, module: nn.Module, answer: Any) -> None:
+def _check_weights(
+    now: Callable[[], Call | None], module: nn.Module, args: tuple[Any, ...], answer: Any
+) -> None:
     """Refuse to hand out weights that are not there."""
+    call = now()
     if call is None or not call.keeps_weights:
         return
     call.keeps_weights = False

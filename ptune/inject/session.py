@@ -9,6 +9,7 @@ Leaving the context restores the model: same modules, same hooks, same bits, sam
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from threading import get_ident
 from typing import Any
@@ -216,13 +217,12 @@ def configs_of(model: PreTrainedModel) -> list[Any]:
 
 def remember_implementation(configs: Sequence[Any]) -> Callable[[], None]:
     """Note by which attention a model runs; returns what puts it back."""
-    before = [(config, config._attn_implementation) for config in configs]
+    return partial(_put_back, [(config, config._attn_implementation) for config in configs])
 
-    def restore() -> None:
-        for config, name in before:
-            config._attn_implementation = name
 
-    return restore
+def _put_back(before: Sequence[tuple[Any, str | None]]) -> None:
+    for config, name in before:
+        config._attn_implementation = name
 
 
 def layers(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
