@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -253,14 +254,13 @@ def greedy(b, prompts, row, most):
     return said
 
 
-def beam_search(b, prompts, row, most, beams, penalty):
+def beam_search(step_by_step, end, most, beams, penalty):
     """Beam search by the book: finished texts are kept by log-probability / length^penalty."""
-    end = b.tokenizer.eos_token_id
     open_, done = [((), 0.0)], []
     for step in range(1, most + 1):
         grown = []
         for said, score in open_:
-            each = next_log_probabilities(b, prompts, row, said)
+            each = step_by_step(said)
             grown += [((*said, t), score + float(each[t])) for t in range(len(each))]
         grown.sort(key=lambda one: -one[1])
         best = grown[: 2 * beams]
@@ -287,9 +287,10 @@ def test_three_beams_are_a_beam_search_over_the_step_by_step_forward(some_backbo
     likely = next_log_probabilities(b, prompts, rows[2], []).topk(3).indices
     ends = SimpleNamespace(eos_token_id=int(likely[2]), pad_token_id=0)
     monkeypatch.setattr(b, "tokenizer", ends)
+    each = [cache(partial(next_log_probabilities, b, prompts, row)) for row in rows]
     for penalty in (0.0, 1.0):
         got = generate(b, prompts, rows, max_new_tokens=3, beams=3, length_penalty=penalty)
-        assert got == [beam_search(b, prompts, row, 3, 3, penalty) for row in rows]
+        assert got == [beam_search(row, ends.eos_token_id, 3, 3, penalty) for row in each]
 
 
 def test_a_penalty_for_length_decides_between_a_short_text_and_a_long_one(monkeypatch):
