@@ -162,19 +162,26 @@ def answers(name, implementation):
     return states, said
 
 
+FLEX = "flex_attention"
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what flex attention is made of
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize(
-    ("name", "underneath"),
+    ("name", "underneath", "stance"),
     [
-        ("llama", "eager"),
-        # Flex attention compiles anew for every length of a text that is being written.
-        pytest.param("llama", "flex_attention", marks=pytest.mark.slow),
-        ("bert", "eager"),
-        ("bert", "flex_attention"),
+        ("llama", "eager", "default"),
+        ("llama", FLEX, "force_eager"),
+        ("bert", "eager", "default"),
+        ("bert", FLEX, "force_eager"),
+        # It compiles anew for every length of a text that is being written.
+        pytest.param("llama", FLEX, "default", marks=pytest.mark.slow),
+        pytest.param("bert", FLEX, "default", marks=pytest.mark.slow),
     ],
 )
-def test_whatever_attention_is_underneath_the_answer_is_the_same(name, underneath):
-    states, said = answers(name, underneath)
+def test_whatever_attention_is_underneath_the_answer_is_the_same(name, underneath, stance):
+    with torch.compiler.set_stance(stance):
+        states, said = answers(name, underneath)
     expected, text = answers(name, "sdpa")
     torch.testing.assert_close(states, expected)
     assert said == text
