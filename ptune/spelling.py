@@ -207,6 +207,10 @@ class Span:
     ids: Ids
     types: Ids
 
+    def part(self, start: int, stop: int) -> "Span":
+        """Those from `start` to before `stop`."""
+        return Span(self.ids[start:stop], self.types[start:stop])
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -234,14 +238,11 @@ def frame(tokenizer: Tokenizer, *, pair: bool) -> Frame | None:
     second = _find(alone[1], ids, first.stop) if first and pair else first
     if first is None or second is None:
         return None
-
-    def span(start: int, stop: int) -> Span:
-        return Span(ids[start:stop], types[start:stop])
-
+    whole = Span(ids, types)
     return Frame(
-        before=span(0, first.start),
-        between=span(first.stop, second.start),
-        after=span(second.stop, len(ids)),
+        before=whole.part(0, first.start),
+        between=whole.part(first.stop, second.start),
+        after=whole.part(second.stop, len(ids)),
         segments=(types[first.start], types[second.start]),
     )
 

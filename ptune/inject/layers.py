@@ -19,6 +19,7 @@ Does not know whether a model may be cut: one whose layers hand on more than sta
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -179,7 +180,8 @@ def _met(injection: Injection, meet: Meet) -> Iterator[None]:
     """Put `meet` before every layer, outside of its gradient checkpointing where there is one."""
     number = count()
     undo = [
-        _stand_before(layer, number, meet) for layer in layers(injection.model, injection.sites)
+        replace_forward(layer, partial(_counted, meet, number, layer.forward))
+        for layer in layers(injection.model, injection.sites)
     ]
     try:
         yield
@@ -188,10 +190,7 @@ def _met(injection: Injection, meet: Meet) -> Iterator[None]:
             step()
 
 
-def _stand_before(layer: Any, number: Iterator[int], meet: Meet) -> Callable[[], None]:
-    forward = layer.forward
-
-    def met(*args: Any, **named: Any) -> Any:
-        return meet(next(number), forward, args, named)
-
-    return replace_forward(layer, met)
+def _counted(
+    meet: Meet, number: Iterator[int], forward: Callable[..., Any], *args: Any, **named: Any
+) -> Any:
+    return meet(next(number), forward, args, named)
