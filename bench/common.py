@@ -188,13 +188,6 @@ def averaged(prompts: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"prompts of ptune's are judged and kept as {said}"]
 
 
-def older(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to say of prompts that were measured with defaults which are no longer the defaults."""
-    if all("average" in line for line in lines):
-        return []
-    return ["measured before ptune kept the mean of a prompt's last steps"]
-
-
 def write_line(file: Path | None, line: Mapping[str, Any]) -> None:
     """Append a result to a JSON lines file, if there is one."""
     if file is None:

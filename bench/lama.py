@@ -26,11 +26,11 @@ from statistics import fmean
 import torch
 from common import (
     Line,
+    averaged,
     find_data,
     latest,
     machine,
     markdown,
-    older,
     options,
     read_lines,
     settings_line,
@@ -108,7 +108,7 @@ def _means(lines: Sequence[Line], scored: Sequence[Line]) -> str:
     )
     head = ["", "P@1", "P@10", "MRR"]
     prompts = [line for line in lines if line["method"] != METHODS[0]]
-    return f"{markdown(head, rows)}\n\n{settings_line(lines, said, *older(prompts))}"
+    return f"{markdown(head, rows)}\n\n{settings_line(lines, said, *averaged(prompts))}"
 
 
 def _by_relation(scored: Sequence[Line]) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 
 from common import (
     Line,
+    averaged,
     find_data,
     latest,
     machine,
@@ -32,7 +33,6 @@ from common import (
     mean_spread,
     model_path,
     numbers,
-    older,
     options,
     read_lines,
     seeds_told,
@@ -141,7 +141,7 @@ def table(lines: Sequence[Line]) -> str:
         f"{100 * first['pretext_accuracy']:.1f} on held-out ones"
     )
     shown = markdown(["start", "RTE, 32 rows: accuracy", "seeds", "by seed"], rows)
-    return f"{shown}\n\n{settings_line(kept, more, *spread_said(shown), *older(kept))}"
+    return f"{shown}\n\n{settings_line(kept, more, *spread_said(shown), *averaged(kept))}"
 
 
 def main() -> None:

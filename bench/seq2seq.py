@@ -31,7 +31,6 @@ from common import (
     no_peft,
     no_prefixes,
     numbers,
-    older,
     options,
     rate_told,
     read_lines,
@@ -367,7 +366,7 @@ def table(lines: Sequence[Line]) -> str:
         f"a T5 of {lines[0]['parameters']:,} parameters",
     ]
     prompts = [line for line in lines if line["side"] in OWN]
-    said += [*spread_said(shown), *edge_said(shown), *averaged(prompts), *older(prompts)]
+    said += [*spread_said(shown), *edge_said(shown), *averaged(prompts)]
     return f"{shown}\n\n{settings_line(lines, *said)}"
 
 
